@@ -1,0 +1,1 @@
+"""Frozen types that every other room speaks. Nothing here needs TensorFlow."""
