@@ -1,0 +1,167 @@
+"""The contract that every technique keeps, and how the ones that exist are found."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from functools import cache
+from typing import Any, ClassVar
+
+import numpy as np
+from pydantic import Field
+
+from tfcompress.vocabulary.errors import RecipeError
+from tfcompress.vocabulary.schema import Schema
+from tfcompress.vocabulary.state import State
+from tfcompress.vocabulary.training import Fit
+
+STAGES = ("sparse", "shared", "quantized")
+"""The order in which kinds of technique may follow one another: each keeps what the earlier ones made."""
+
+
+@dataclass(frozen=True)
+class StepPlan:
+    """What a step is told about the training it is part of.
+
+    Args:
+        steps_per_epoch: optimizer steps in one epoch.
+        epochs: epochs the step will train.
+        calibration: preprocessed training inputs, float32 `[n, ...]`, to take activation ranges from.
+        seed: the step's own seed.
+    """
+
+    steps_per_epoch: int
+    epochs: int
+    calibration: np.ndarray
+    seed: int
+
+    @property
+    def total_steps(self) -> int:
+        """Optimizer steps of the whole step."""
+        return self.steps_per_epoch * self.epochs
+
+
+class Technique(Schema):
+    """One step of a recipe: typed values, and four verbs that are no-ops unless a technique needs them.
+
+    The pipeline calls ``prepare``, trains with ``objective`` and ``callbacks``, then calls ``finish``.
+    ``prepare`` is deterministic: preparing the same state twice gives models with the same variables in the
+    same order, which is what lets an interrupted run load its checkpoint into a freshly prepared model.
+    Subclasses set ``technique`` to a ``Literal`` of their name and ``stage`` to one of `STAGES`.
+    """
+
+    stage: ClassVar[str]
+    trains: ClassVar[bool] = True
+    """Whether the step has epochs; a step without has no use for `fit`."""
+
+    technique: str
+    """Which technique this is."""
+    name: str = Field(default="", pattern=r"^[A-Za-z0-9_-]*$")
+    """The step's unique name in the recipe. Defaults to the technique's."""
+    fit: Fit = Field(default=Fit())
+    """How the model is fine-tuned in this step."""
+
+    def model_post_init(self, _context: Any) -> None:
+        """Give the step its default name."""
+        if not self.name:
+            object.__setattr__(self, "name", self.technique)
+
+    def problems_after(self, earlier: Sequence[Technique]) -> list[str]:
+        """What forbids this step to follow `earlier` ones, beyond the order of `STAGES`; empty when nothing."""
+        del earlier
+        return []
+
+    def prepare(self, state: State, plan: StepPlan) -> State:
+        """A state whose model is ready to train; the model of `state` stays as it was."""
+        del plan
+        return state
+
+    def objective(self, loss: Callable[..., Any]) -> Callable[..., Any]:
+        """The loss to train with, made from the task's."""
+        return loss
+
+    def callbacks(self, state: State) -> list[Any]:
+        """Keras callbacks that the training of the prepared `state` needs."""
+        del state
+        return []
+
+    def first_selectable_epoch(self, plan: StepPlan) -> int:
+        """The first epoch (from 0) whose weights may be kept as the best, and after which training may stop."""
+        del plan
+        return 0
+
+    def finish(self, state: State) -> State:
+        """The state to hand on: wrappers stripped, promises added."""
+        return state
+
+
+@cache
+def techniques() -> dict[str, type[Technique]]:
+    """Every technique by its name: the subclasses of `Technique` in the modules of this folder.
+
+    A new technique is a new file here; nothing else lists it.
+    """
+    package = importlib.import_module("tfcompress.techniques")
+    for module in pkgutil.iter_modules(package.__path__):
+        if not module.name.startswith("_"):
+            importlib.import_module(f"{package.__name__}.{module.name}")
+    return {cls.model_fields["technique"].default: cls for cls in _subclasses(Technique)}
+
+
+def _subclasses(cls: type) -> Iterable[type]:
+    for sub in cls.__subclasses__():
+        yield sub
+        yield from _subclasses(sub)
+
+
+def select_layers(
+    candidates: Sequence[str],
+    include: Sequence[str] | None,
+    exclude: Sequence[str] = (),
+    *,
+    where: str,
+) -> list[str]:
+    """The candidate layer names that the patterns choose, in the model's order.
+
+    Args:
+        candidates: names of the layers a technique can work on.
+        include: shell-style patterns (`conv*`); None chooses all.
+        exclude: patterns of layers to leave out.
+        where: the place in the recipe, for the message.
+
+    Raises:
+        RecipeError: a pattern matches no candidate.
+
+    Example:
+        >>> select_layers(["conv1", "conv2", "fc"], ["conv*"], ["conv2"], where="pruning")
+        ['conv1']
+    """
+    unmatched = [
+        pattern
+        for pattern in (*(include or ()), *exclude)
+        if not any(fnmatchcase(name, pattern) for name in candidates)
+    ]
+    if unmatched:
+        raise RecipeError(
+            f"{where}: every layer pattern must match a layer this technique can work on. "
+            f"No match for: {', '.join(unmatched)}. Layers it can work on: {', '.join(candidates) or 'none'}."
+        )
+    chosen = (
+        candidates if include is None else [n for n in candidates if any(fnmatchcase(n, p) for p in include)]
+    )
+    return [name for name in chosen if not any(fnmatchcase(name, p) for p in exclude)]
+
+
+def value_for(name: str, default: Any, per_layer: dict[str, Any]) -> Any:
+    """The value for the layer `name`: that of the last pattern in `per_layer` that matches, else `default`.
+
+    Example:
+        >>> value_for("conv1", 8, {"conv*": 4})
+        4
+    """
+    return next(
+        (value for pattern, value in reversed(per_layer.items()) if fnmatchcase(name, pattern)), default
+    )
