@@ -149,9 +149,7 @@ def select_layers(
             f"{where}: every layer pattern must match a layer this technique can work on. "
             f"No match for: {', '.join(unmatched)}. Layers it can work on: {', '.join(candidates) or 'none'}."
         )
-    chosen = (
-        candidates if include is None else [n for n in candidates if any(fnmatchcase(n, p) for p in include)]
-    )
+    chosen = candidates if include is None else [n for n in candidates if any(fnmatchcase(n, p) for p in include)]
     return [name for name in chosen if not any(fnmatchcase(name, p) for p in exclude)]
 
 
@@ -162,6 +160,4 @@ def value_for(name: str, default: Any, per_layer: dict[str, Any]) -> Any:
         >>> value_for("conv1", 8, {"conv*": 4})
         4
     """
-    return next(
-        (value for pattern, value in reversed(per_layer.items()) if fnmatchcase(name, pattern)), default
-    )
+    return next((value for pattern, value in reversed(per_layer.items()) if fnmatchcase(name, pattern)), default)

@@ -1,0 +1,57 @@
+"""`tfcompress convert`: one model to one proven .tflite file, by calibration alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import get_args
+
+from absl import flags
+
+from tfcompress.cli.common import TerminalReporter, define_model_and_data
+from tfcompress.vocabulary.state import NumberFormat
+
+
+def define_flags(values: flags.FlagValues) -> None:
+    """The command's flags."""
+    define_model_and_data(values)
+    flags.DEFINE_string("out", None, "The .tflite file to write.", flag_values=values, required=True)
+    flags.DEFINE_enum("format", "int8", get_args(NumberFormat), "The file's arithmetic.", flag_values=values)
+    for side in ("input", "output"):
+        flags.DEFINE_enum(
+            f"{side}_type", "int8", ["int8", "uint8", "float32"], f"Type of the file's {side}s.", flag_values=values
+        )
+    flags.DEFINE_string(
+        "preprocessing", "auto", "What the model expects of its input: auto, raw, unit or signed.", flag_values=values
+    )
+    flags.DEFINE_bool("preprocessing_in_graph", False, "Let the file take raw values.", flag_values=values)
+    flags.DEFINE_bool("allow_float", False, "Report operators left in float instead of failing.", flag_values=values)
+    flags.DEFINE_bool("c_array", False, "Also write C source and header beside the file.", flag_values=values)
+
+
+def run(values: flags.FlagValues) -> None:
+    """Convert, prove, write."""
+    from tfcompress.pipeline import convert
+    from tfcompress.recipe import load_recipe
+
+    names = ("input_type", "output_type", "preprocessing_in_graph", "allow_float", "c_array")
+    recipe = load_recipe(
+        {
+            "name": "convert",
+            "data": {"preprocessing": values.preprocessing},
+            "steps": [{"technique": "post_training", "number_format": values.format}],
+            "conversion": {name: values[name].value for name in names},
+        }
+    )
+    proof = convert(
+        values.model,
+        values.dataset,
+        recipe,
+        out=Path(values.out),
+        data_dir=values.data_dir,
+        seed=values.seed,
+        reporter=TerminalReporter(),
+    )
+    kind = "full integer" if proof.full_integer else f"{len(proof.findings)} operators in float"
+    print(f"{values.out}: {Path(values.out).stat().st_size:,} bytes, {proof.operators} operators, {kind}")
+    for finding in proof.findings:
+        print(f"  {finding}")

@@ -1,0 +1,35 @@
+"""`tfcompress train`: train a network of the zoo, or go on training a model."""
+
+from __future__ import annotations
+
+from absl import flags
+
+from tfcompress.cli.common import TerminalReporter, define_model_and_data, define_recipe
+
+
+def define_flags(values: flags.FlagValues) -> None:
+    """The command's flags."""
+    define_model_and_data(values)
+    define_recipe(values, default="ptq_int8")
+    flags.DEFINE_string(
+        "out", None, "The run's folder. Default: tflite_models/<model>-<dataset>-<recipe>-train.", flag_values=values
+    )
+
+
+def run(values: flags.FlagValues) -> None:
+    """Train as the recipe's `task`, `data` and `train` say, and save `model.h5`."""
+    from tfcompress.recipe import load_recipe
+
+    recipe = load_recipe(values.recipe, values["set"].value)
+    from tfcompress.pipeline import train
+
+    trained = train(
+        values.model,
+        values.dataset,
+        recipe,
+        data_dir=values.data_dir,
+        out=values.out,
+        seed=values.seed,
+        reporter=TerminalReporter(),
+    )
+    print(trained)

@@ -1,0 +1,165 @@
+"""A read-only view of a .tflite file: its operators, tensors and constants, without TensorFlow."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from tfcompress.vocabulary.errors import ConversionError
+
+FLOAT_TYPES = frozenset({"FLOAT16", "FLOAT32", "FLOAT64", "BFLOAT16"})
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """One tensor of the main graph.
+
+    Args:
+        index: its place in the file.
+        name: its name; empty when names were stripped.
+        dtype: TFLite's name of its type, e.g. ``INT8``, ``INT4``, ``FLOAT32``.
+        shape: its static shape.
+        scales: quantization scales, one per channel or one; empty when it is not quantized.
+        zero_points: likewise.
+        axis: the channel axis of several scales.
+        data: the values of a constant in `shape`, INT4 unpacked to int8; None for an activation.
+    """
+
+    index: int
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    scales: np.ndarray
+    zero_points: np.ndarray
+    axis: int
+    data: np.ndarray | None
+
+    @property
+    def is_float(self) -> bool:
+        """Whether its values are floating-point numbers."""
+        return self.dtype in FLOAT_TYPES
+
+
+@dataclass(frozen=True)
+class Operator:
+    """One operator of the main graph, with the indices of its tensors (-1 for an optional one left out)."""
+
+    index: int
+    name: str
+    inputs: tuple[int, ...]
+    outputs: tuple[int, ...]
+    custom: bool
+
+
+class Flatbuffer:
+    """The main graph of a .tflite file.
+
+    Args:
+        content: the file's bytes.
+
+    Raises:
+        ConversionError: the bytes are no TFLite model.
+    """
+
+    def __init__(self, content: bytes) -> None:
+        from ai_edge_litert.tools import flatbuffer_utils
+
+        # The identifier stands behind the root offset; the parser itself would crash on other files.
+        if content[4:8] != b"TFL3":
+            raise ConversionError("A .tflite file must carry the identifier TFL3; these bytes do not.")
+        self._model = flatbuffer_utils.convert_bytearray_to_object(bytearray(content))
+        self._graph = self._model.subgraphs[0]
+
+    @cached_property
+    def tensors(self) -> tuple[Tensor, ...]:
+        """All tensors, by index."""
+        return tuple(self._tensor(index, raw) for index, raw in enumerate(self._graph.tensors))
+
+    @cached_property
+    def operators(self) -> tuple[Operator, ...]:
+        """All operators, in execution order."""
+        return tuple(self._operator(index, raw) for index, raw in enumerate(self._graph.operators))
+
+    @property
+    def inputs(self) -> tuple[Tensor, ...]:
+        """The graph's inputs."""
+        return tuple(self.tensors[i] for i in self._graph.inputs)
+
+    @property
+    def outputs(self) -> tuple[Tensor, ...]:
+        """The graph's outputs."""
+        return tuple(self.tensors[i] for i in self._graph.outputs)
+
+    def constant_behind(self, index: int) -> Tensor | None:
+        """The constant at `index`, or the one that a DEQUANTIZE operator makes it from; None for an activation."""
+        tensor = self.tensors[index]
+        if tensor.data is not None:
+            return tensor
+        makers = [op for op in self.operators if index in op.outputs and op.name == "DEQUANTIZE"]
+        return (
+            self.tensors[makers[0].inputs[0]] if makers and self.tensors[makers[0].inputs[0]].data is not None else None
+        )
+
+    def _operator(self, index: int, raw: Any) -> Operator:
+        from ai_edge_litert import schema_py_generated as schema
+
+        code = self._model.operatorCodes[raw.opcodeIndex]
+        # Files from before 2020 hold the code in the deprecated field only.
+        number = max(code.builtinCode, code.deprecatedBuiltinCode)
+        custom = number == schema.BuiltinOperator.CUSTOM
+        name = (code.customCode or b"CUSTOM").decode() if custom else _names(schema.BuiltinOperator)[number]
+        return Operator(index, name, _ints(raw.inputs), _ints(raw.outputs), custom)
+
+    def _tensor(self, index: int, raw: Any) -> Tensor:
+        from ai_edge_litert import schema_py_generated as schema
+
+        dtype = _names(schema.TensorType)[raw.type]
+        shape = _ints(raw.shape)
+        quantization = raw.quantization
+        scales = [] if quantization is None or quantization.scale is None else quantization.scale
+        zeros = [] if quantization is None or quantization.zeroPoint is None else quantization.zeroPoint
+        return Tensor(
+            index=index,
+            name=(raw.name or b"").decode(errors="replace"),
+            dtype=dtype,
+            shape=shape,
+            scales=np.asarray(scales, np.float32),
+            zero_points=np.asarray(zeros, np.int64),
+            axis=0 if quantization is None else quantization.quantizedDimension,
+            data=_values(self._model.buffers[raw.buffer].data, dtype, shape),
+        )
+
+
+def _names(enum: Any) -> dict[int, str]:
+    return {value: name for name, value in vars(enum).items() if isinstance(value, int)}
+
+
+def _ints(values: Any) -> tuple[int, ...]:
+    return () if values is None else tuple(int(v) for v in values)
+
+
+_NUMPY = {
+    "FLOAT32": "<f4",
+    "FLOAT16": "<f2",
+    "INT8": "i1",
+    "UINT8": "u1",
+    "INT16": "<i2",
+    "INT32": "<i4",
+    "INT64": "<i8",
+}
+
+
+def _values(data: Any, dtype: str, shape: tuple[int, ...]) -> np.ndarray | None:
+    if data is None:
+        return None
+    raw = np.asarray(data, np.uint8)
+    if dtype == "INT4":
+        # Two's complement nibbles, the low one first.
+        nibbles = np.stack([raw & 15, raw >> 4], axis=-1).ravel()[: int(np.prod(shape))]
+        return ((nibbles.astype(np.int8) ^ 8) - 8).reshape(shape)
+    if dtype not in _NUMPY:
+        return raw
+    return raw.view(_NUMPY[dtype]).reshape(shape)

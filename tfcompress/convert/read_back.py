@@ -1,0 +1,111 @@
+"""Promises read back from the flatbuffer: the last check, on the integers that ship."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from tfcompress.convert.flatbuffer import Flatbuffer, Tensor
+from tfcompress.vocabulary.errors import PromiseError
+from tfcompress.vocabulary.promises import Promise
+from tfcompress.vocabulary.state import State
+
+# Where a weighted operator has its weight among its inputs, and which axes of it are outputs and inputs.
+_WEIGHT_INPUT = {
+    "CONV_2D": 1,
+    "DEPTHWISE_CONV_2D": 1,
+    "FULLY_CONNECTED": 1,
+    "TRANSPOSE_CONV": 1,
+    "BATCH_MATMUL": 1,
+    "CONV_3D": 1,
+}
+_CHANNEL_AXIS = {"DEPTHWISE_CONV_2D": 3}
+_WRAPPER_PREFIX = "quant_"
+
+
+@dataclass(frozen=True)
+class PromiseFound:
+    """A promise and the number that the file shows for it."""
+
+    promise: Promise
+    found: float
+
+    @property
+    def kept(self) -> bool:
+        """Whether the file honours the promise."""
+        return self.promise.is_kept_by(self.found)
+
+
+def read_promises(flat: Flatbuffer, state: State) -> tuple[PromiseFound, ...]:
+    """What the file shows for each promise of `state`.
+
+    Args:
+        flat: the converted file, with its tensor names.
+        state: the state it was converted from.
+
+    Raises:
+        PromiseError: a promised weight cannot be found in the file, or not uniquely.
+    """
+    return tuple(_read(flat, state, promise) for promise in state.promises)
+
+
+def require_kept(found: tuple[PromiseFound, ...]) -> None:
+    """Refuse a file that breaks a promise.
+
+    Raises:
+        PromiseError: naming every broken promise: weight, promised, found.
+    """
+    broken = [
+        f"{f.promise.weight}: {f.promise.made_by} promised {f.promise.kind} {f.promise.bound:g}, the file has {f.found:g}"
+        for f in found
+        if not f.kept
+    ]
+    if broken:
+        raise PromiseError("The file breaks what earlier steps promised:\n  " + "\n  ".join(broken))
+
+
+def _read(flat: Flatbuffer, state: State, promise: Promise) -> PromiseFound:
+    weight, channel_axis = find_weight(flat, state.lineage.place(promise.weight))
+    values = weight.data
+    if promise.kind == "zeros":
+        return PromiseFound(promise, np.count_nonzero(values == 0) / values.size)
+    if promise.kind == "levels":
+        return PromiseFound(promise, 2 * int(np.abs(values.astype(np.int32)).max()) + 1)
+    if promise.kind == "distinct":
+        if promise.scope == "tensor":
+            return PromiseFound(promise, len(np.unique(values)))
+        rows = np.moveaxis(values, channel_axis, 0).reshape(values.shape[channel_axis], -1)
+        return PromiseFound(promise, max(len(np.unique(row)) for row in rows))
+    # Input channels are the last axis of every kernel that has groups of them.
+    groups = values.reshape(-1, promise.group)
+    return PromiseFound(promise, int((groups == 0).sum(axis=1).min()))
+
+
+def find_weight(flat: Flatbuffer, place: str) -> tuple[Tensor, int]:
+    """The constant of the file that holds a Keras weight, and its output-channel axis.
+
+    The converter builds a constant's name from the names of the layers it came from; the weight of a layer is
+    the weight operand of an operator whose constant names the layer.
+
+    Args:
+        flat: a file with its tensor names.
+        place: the weight's name in the converted model, ``"<layer>/<attribute>"``.
+
+    Raises:
+        PromiseError: no constant, or more than one, names the layer.
+    """
+    layer = place.rpartition("/")[0]
+    wanted = {layer, _WRAPPER_PREFIX + layer}
+    found: dict[int, tuple[Tensor, int]] = {}
+    for op in flat.operators:
+        if op.name in _WEIGHT_INPUT:
+            tensor = flat.constant_behind(op.inputs[_WEIGHT_INPUT[op.name]])
+            if tensor is not None and wanted & set(tensor.name.replace(";", "/").split("/")):
+                found[tensor.index] = (tensor, _CHANNEL_AXIS.get(op.name, 0))
+    if len(found) != 1:
+        raise PromiseError(
+            f"The weight {place} must be one constant of the converted file; {len(found)} constants name its layer. "
+            "Two layers with the same weights share a constant: give each its own."
+        )
+    return next(iter(found.values()))

@@ -1,0 +1,51 @@
+"""Removal of what a shipped file does not need: tensor names and metadata."""
+
+from __future__ import annotations
+
+from tfcompress.convert.flatbuffer import Flatbuffer
+from tfcompress.vocabulary.errors import ConversionError
+
+
+def strip_names(content: bytes) -> bytes:
+    """The same model without tensor names, operator metadata and descriptions; signatures stay.
+
+    Args:
+        content: a .tflite file.
+
+    Raises:
+        ConversionError: the stripped file does not hold the same graph and constants.
+    """
+    from ai_edge_litert.tools import flatbuffer_utils
+
+    model = flatbuffer_utils.convert_bytearray_to_object(bytearray(content))
+    model.description = None
+    used = {tensor.buffer for graph in model.subgraphs for tensor in graph.tensors}
+    for entry in model.metadata or []:
+        if entry.buffer not in used:
+            model.buffers[entry.buffer].data = None
+    model.metadata = None
+    for graph in model.subgraphs:
+        graph.name = None
+        for tensor in graph.tensors:
+            tensor.name = None
+    stripped = bytes(flatbuffer_utils.convert_object_to_bytearray(model))
+    if not _same(Flatbuffer(content), Flatbuffer(stripped)):
+        raise ConversionError("Stripping names changed the graph or a constant; the file is not shipped.")
+    return stripped
+
+
+def _same(before: Flatbuffer, after: Flatbuffer) -> bool:
+    def essence(flat: Flatbuffer) -> list[tuple]:
+        tensors = [
+            (
+                t.dtype,
+                t.shape,
+                t.scales.tobytes(),
+                t.zero_points.tobytes(),
+                None if t.data is None else t.data.tobytes(),
+            )
+            for t in flat.tensors
+        ]
+        return [*tensors, *((op.name, op.inputs, op.outputs) for op in flat.operators)]
+
+    return essence(before) == essence(after)

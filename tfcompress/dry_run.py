@@ -1,0 +1,66 @@
+"""What a run would do: the recipe with every value, expected bytes, and the time its training would take."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from tfcompress.convert.converter import quantized_tflite
+from tfcompress.preparation import Job, open_job
+from tfcompress.recipe import Recipe
+from tfcompress.techniques.base import Technique
+from tfcompress.training import Training
+from tfcompress.vocabulary.reporter import Reporter
+from tfcompress.vocabulary.state import NumberFormat
+from tfcompress.vocabulary.training import Fit
+
+_TIMED_BATCHES = 8
+
+
+def dry_run(
+    model: Any, data: Any, recipe: Recipe, *, data_dir: str | Path | None, seed: int, reporter: Reporter
+) -> str:
+    """The plan of a run, as text; nothing is written.
+
+    Bytes are those of the model as it came, converted now by calibration: training changes values, not the
+    size. Seconds come from a few batches of every step, timed now.
+    """
+    job = open_job(
+        model, data, recipe, overrides=(), data_dir=data_dir, seed=seed, custom_objects=None, reporter=reporter
+    )
+    content = quantized_tflite(job.state.model, _number_format(recipe), recipe.conversion, job.calibration())
+    steps = [("train", None, recipe.train)] if job.from_zoo else []
+    steps += [(step.name, step, step.fit) for step in recipe.steps if step.trains]
+    lines = [yaml.safe_dump(recipe.plain(), sort_keys=False), "Plan:"]
+    total = 0.0
+    for index, (name, step, fit) in enumerate(steps):
+        seconds = _seconds_per_epoch(job, index, name, step, fit) * fit.epochs
+        total += seconds
+        lines.append(f"  {name}: {fit.epochs} epochs of {job.data.steps_per_epoch} steps, about {seconds:.0f} s")
+    lines.append(f"Training: about {total:.0f} s on this machine; conversion and measurement come on top.")
+    lines.append(f"File: about {len(content):,} bytes (low-bit storage not counted).")
+    return "\n".join(lines)
+
+
+def _number_format(recipe: Recipe) -> NumberFormat:
+    return getattr(recipe.steps[-1], "number_format", "int8")
+
+
+def _seconds_per_epoch(job: Job, index: int, name: str, step: Technique | None, fit: Fit) -> float:
+    """Time of one epoch, from a few batches behind a first one that compiles."""
+    training, state = Training(name, index, fit, job.data, job.seed), job.state
+    if step is not None:
+        plan = job.plan_for(index, step)
+        state = step.prepare(state, plan)
+        training = replace(training, callbacks=step.callbacks(state), objective=step.objective)
+    training.compile(state.model)
+    batches = job.data.training_batches(job.seed, index, 0)
+    state.model.fit(batches.take(1), callbacks=list(training.callbacks), verbose=0)
+    timed = min(_TIMED_BATCHES, job.data.steps_per_epoch)
+    started = time.perf_counter()
+    state.model.fit(batches.take(timed), callbacks=list(training.callbacks), verbose=0)
+    return (time.perf_counter() - started) / timed * job.data.steps_per_epoch

@@ -1,0 +1,203 @@
+"""The evidence: everything that is measured of the shipped file, beside the float file."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import os
+import platform
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tfcompress.convert.flatbuffer import Flatbuffer
+from tfcompress.evaluate import (
+    agreement,
+    delegation,
+    drop_points,
+    io_types,
+    measure_latency,
+    output_step,
+    predict,
+    score,
+)
+from tfcompress.recipe import EvaluationSettings
+from tfcompress.shipping import Shipment
+from tfcompress.vocabulary.evidence import (
+    AgreementEvidence,
+    ArtifactEvidence,
+    FloatEvidence,
+    LatencyEvidence,
+    MetricEvidence,
+    PromiseEvidence,
+    TensorEvidence,
+)
+from tfcompress.vocabulary.training import Task
+
+_DECIDING_PACKAGES = (
+    "tfcompress",
+    "tensorflow",
+    "tf_keras",
+    "tensorflow-model-optimization",
+    "tensorflow-datasets",
+    "ai-edge-litert",
+    "numpy",
+)
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """Outputs of the float file, the artifact and the final Keras model on the same samples."""
+
+    targets: np.ndarray | None
+    float: np.ndarray
+    artifact: np.ndarray
+    keras: np.ndarray
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """All of them by name, for a file."""
+        return {name: array for name, array in vars(self).items() if array is not None}
+
+
+@dataclass(frozen=True)
+class LatencyFindings:
+    """Latencies of both files and their ratio."""
+
+    float: tuple[LatencyEvidence, ...]
+    artifact: tuple[LatencyEvidence, ...]
+    speedup: float
+
+
+def latency_evidence(float_path: Path, artifact_path: Path, settings: EvaluationSettings) -> LatencyFindings:
+    """Time both files interleaved, at one thread and at several."""
+    findings: dict[str, list[LatencyEvidence]] = {"float": [], "artifact": []}
+    speedup = 1.0
+    for threads in sorted({1, settings.threads or os.cpu_count() or 1}):
+        report = measure_latency(
+            {"float": float_path, "artifact": artifact_path}, threads=threads, budget_s=settings.latency_seconds
+        )
+        for name, latency in report.latencies.items():
+            findings[name].append(
+                LatencyEvidence(threads=threads, kernels="xnnpack", median=latency.median_ms, p95=latency.p95_ms)
+            )
+        if threads == 1:
+            speedup = report.ratio_to("artifact")["float"]
+    return LatencyFindings(tuple(findings["float"]), tuple(findings["artifact"]), speedup)
+
+
+def predictions(
+    float_path: Path, artifact_path: Path, model: Any, inputs: np.ndarray, artifact_inputs: np.ndarray, targets: Any
+) -> Predictions:
+    """Run all three on the same samples; the artifact gets its own inputs where it does the preprocessing."""
+    return Predictions(
+        targets=targets,
+        float=predict(float_path, inputs),
+        artifact=predict(artifact_path, artifact_inputs),
+        keras=np.asarray(model.predict(inputs, batch_size=256, verbose=0)),
+    )
+
+
+def metric_evidence(task: Task, outputs: Predictions) -> MetricEvidence | None:
+    """The task's metric of both files; None without labels."""
+    if outputs.targets is None:
+        return None
+    of_float = score(task, outputs.targets, outputs.float)
+    of_artifact = score(task, outputs.targets, outputs.artifact)
+    return MetricEvidence(
+        name=of_artifact.name,
+        count=of_artifact.count,
+        float=of_float.value,
+        artifact=of_artifact.value,
+        drop_points=drop_points(of_float, of_artifact),
+        standard_error=of_artifact.standard_error,
+    )
+
+
+def agreement_evidence(artifact_path: Path, outputs: Predictions) -> AgreementEvidence:
+    """How far the artifact's outputs are from the Keras model it was converted from."""
+    found = agreement(outputs.keras, outputs.artifact, output_step(artifact_path))
+    return AgreementEvidence(
+        count=len(outputs.keras),
+        max_steps=found.max_steps,
+        mean_steps=found.mean_steps,
+        argmax=found.argmax_agreement,
+    )
+
+
+def float_evidence(path: Path, latency: LatencyFindings) -> FloatEvidence:
+    """The float file's part."""
+    return FloatEvidence(path=path.name, bytes=path.stat().st_size, latency_ms=latency.float)
+
+
+def artifact_evidence(path: Path, shipment: Shipment, latency: LatencyFindings) -> ArtifactEvidence:
+    """The artifact's part."""
+    content = path.read_bytes()
+    types = io_types(path)
+    taken = delegation(path)
+    return ArtifactEvidence(
+        path=path.name,
+        sha256=hashlib.sha256(content).hexdigest(),
+        bytes=len(content),
+        deflated_bytes=len(zlib.compress(content, 9)),
+        full_integer=shipment.proof.full_integer,
+        float_operators=tuple(str(finding) for finding in shipment.proof.findings),
+        input=_tensor(types.input),
+        output=_tensor(types.output),
+        latency_ms=latency.artifact,
+        delegated_operators=taken.delegated,
+        operators=len(Flatbuffer(content).operators),
+    )
+
+
+def promise_evidence(shipment: Shipment) -> tuple[PromiseEvidence, ...]:
+    """Every promise, with what the file shows."""
+    return tuple(
+        PromiseEvidence(
+            weight=f.promise.weight,
+            kind=f.promise.kind,
+            scope=f.promise.scope,
+            domain=f.promise.domain,
+            group=f.promise.group,
+            promised=f.promise.bound,
+            found=f.found,
+            kept=f.kept,
+        )
+        for f in shipment.promises
+    )
+
+
+def versions() -> dict[str, str]:
+    """Of Python and the libraries that decide the result."""
+    return {"python": platform.python_version()} | {name: _version(name) for name in _DECIDING_PACKAGES}
+
+
+def hardware() -> dict[str, Any]:
+    """Of this machine."""
+    return {
+        "machine": platform.machine(),
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+        "system": platform.system(),
+    }
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"
+
+
+def _processor() -> str:
+    cpuinfo = Path("/proc/cpuinfo")
+    lines: Sequence[str] = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor()
+
+
+def _tensor(kind: Any) -> TensorEvidence:
+    return TensorEvidence(dtype=kind.dtype, shape=kind.shape, scale=kind.scale, zero_point=kind.zero_point)

@@ -1,0 +1,285 @@
+"""The main job: a model, data and a recipe in; one proven file and its evidence out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from tfcompress import measure
+from tfcompress.card import card
+from tfcompress.convert.c_array import write_c_array
+from tfcompress.convert.converter import float_tflite
+from tfcompress.convert.proof import Proof
+from tfcompress.models.loading import clone
+from tfcompress.preparation import Job, open_job
+from tfcompress.recipe import Recipe
+from tfcompress.run_folder import RunFolder, save_atomically, write_atomically
+from tfcompress.shipping import Shipment, ship
+from tfcompress.techniques.base import Technique
+from tfcompress.training import Training, seed_everything
+from tfcompress.vocabulary.evidence import Evidence, PreprocessingEvidence, StageEvidence
+from tfcompress.vocabulary.reporter import Reporter
+from tfcompress.vocabulary.state import State
+
+FLOAT_FILE, ARTIFACT_FILE, EVIDENCE_FILE = "float.tflite", "model.tflite", "evidence.json"
+TRAIN = "train"
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a run made.
+
+    Args:
+        model: the final Keras model; after quantization it still emulates integers.
+        artifact: path of the shipped .tflite file.
+        evidence: everything measured of it.
+        state: the final state; another run can go on from it.
+        folder: the run's folder.
+    """
+
+    model: Any
+    artifact: Path
+    evidence: Evidence
+    state: State
+    folder: Path
+
+
+def compress(
+    model: Any,
+    data: Any,
+    recipe: str | Path | Mapping[str, Any] | Recipe,
+    *,
+    overrides: Sequence[str] = (),
+    data_dir: str | Path | None = None,
+    out: str | Path | None = None,
+    seed: int = 0,
+    custom_objects: Mapping[str, Any] | None = None,
+    reporter: Reporter | None = None,
+) -> Result:
+    """Compress a Keras model by a recipe into one verified .tflite file.
+
+    The caller's model is never changed. A run that was interrupted goes on where it stopped when it is called
+    again with the same arguments and `out`; a finished one is only measured again.
+
+    Args:
+        model: a tf_keras model, a path to one, the name of a network of the zoo (trained first, as the recipe's
+            `train` says), or the `Result` or `State` of an earlier run, whose promises are kept.
+        data: see `tfcompress.data.load_data`.
+        recipe: a recipe, its tree, a YAML file, or the name of one that ships.
+        overrides: `"<step or section>.<key>=<value>"`.
+        data_dir: where TFDS keeps its data sets. Defaults to TFDS's own place.
+        out: the run's folder. Defaults to `tflite_models/<model>-<data>-<recipe>`.
+        seed: of all randomness. Defaults to 0.
+        custom_objects: classes and functions that a model file names.
+        reporter: told of progress. Defaults to silence.
+
+    Raises:
+        TfcompressError: with the rule, what came and the remedy; what was finished stays in `out`.
+
+    Example:
+        >>> result = compress("lenet300", "digits", "ptq_int8", overrides=["train.epochs=1"])  # doctest: +SKIP
+        >>> result.evidence.artifact.full_integer  # doctest: +SKIP
+        True
+    """
+    job = open_job(
+        model,
+        data,
+        recipe,
+        overrides=overrides,
+        data_dir=data_dir,
+        seed=seed,
+        custom_objects=custom_objects,
+        reporter=reporter or Reporter(),
+    )
+    folder = RunFolder(out or Path("tflite_models") / job.default_name, job.identity)
+    return _Run(job, folder).execute()
+
+
+def train(
+    model: Any,
+    data: Any,
+    recipe: str | Path | Mapping[str, Any] | Recipe,
+    *,
+    overrides: Sequence[str] = (),
+    data_dir: str | Path | None = None,
+    out: str | Path | None = None,
+    seed: int = 0,
+    custom_objects: Mapping[str, Any] | None = None,
+    reporter: Reporter | None = None,
+) -> Path:
+    """Train a model as the recipe's `task`, `data` and `train` say; its steps are not run.
+
+    Takes the arguments of `compress`, and goes on where it stopped like it.
+
+    Returns:
+        The path of the trained model, `model.h5` in the run's folder.
+    """
+    job = open_job(
+        model,
+        data,
+        recipe,
+        overrides=overrides,
+        data_dir=data_dir,
+        seed=seed,
+        custom_objects=custom_objects,
+        reporter=reporter or Reporter(),
+    )
+    folder = RunFolder(out or Path("tflite_models") / f"{job.default_name}-train", {**job.identity, "command": "train"})
+    run = _Run(job, folder)
+    trained = clone(job.state.model)
+    run.train(Training(TRAIN, 0, job.recipe.train, job.data, job.seed), TRAIN, trained)
+    folder.write_json("history.json", run.history)
+    path = folder.file("model.h5")
+    save_atomically(path, lambda temporary: trained.save(temporary, save_format="h5", include_optimizer=False))
+    return path
+
+
+def convert(
+    model: Any,
+    data: Any,
+    recipe: Recipe,
+    *,
+    out: Path,
+    data_dir: str | Path | None = None,
+    seed: int = 0,
+    custom_objects: Mapping[str, Any] | None = None,
+    reporter: Reporter | None = None,
+) -> Proof:
+    """Run a recipe without training and write only the file, proven, to `out`; nothing is evaluated.
+
+    Returns:
+        The proof of what the file is.
+    """
+    job = open_job(
+        model,
+        data,
+        recipe,
+        overrides=(),
+        data_dir=data_dir,
+        seed=seed,
+        custom_objects=custom_objects,
+        reporter=reporter or Reporter(),
+    )
+    state = job.state
+    for index, step in enumerate(job.recipe.steps, start=1):
+        state = step.finish(step.prepare(state, job.plan_for(index, step)))
+    shipment = ship(state, job.recipe.conversion, job.data.preprocessing, job.calibration(raw=True))
+    out.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(out, shipment.content)
+    if job.recipe.conversion.c_array:
+        write_c_array(out, out.parent, out.stem)
+    return shipment.proof
+
+
+class _Run:
+    """One execution of a job in its folder."""
+
+    def __init__(self, job: Job, folder: RunFolder) -> None:
+        self.job = job
+        self.folder = folder
+        self.stages: list[StageEvidence] = []
+        self.history: dict[str, list[dict[str, float]]] = {}
+
+    def execute(self) -> Result:
+        """Run every step, ship, measure, record."""
+        job, folder = self.job, self.folder
+        folder.write("recipe.yaml", yaml.safe_dump(job.recipe.plain(), sort_keys=False))
+        state = job.state
+        if job.from_zoo:
+            self.train(Training(TRAIN, 0, job.recipe.train, job.data, job.seed), TRAIN, state.model)
+        float_path = folder.write(FLOAT_FILE, float_tflite(state.model))
+        for index, step in enumerate(job.recipe.steps, start=1):
+            state = self._step(index, step, state)
+        folder.write_json("history.json", self.history)
+        self._say("converting and proving")
+        shipment = ship(state, job.recipe.conversion, job.data.preprocessing, job.calibration(raw=True))
+        artifact = folder.write(ARTIFACT_FILE, shipment.content)
+        self._say("measuring the file")
+        evidence = self._evidence(state, float_path, artifact, shipment)
+        class_names = job.data.dataset.class_names
+        if class_names:
+            folder.write("labels.txt", "\n".join(class_names) + "\n")
+        folder.write("card.md", card(evidence, job.model_name, job.data.dataset.name, class_names))
+        if job.recipe.conversion.c_array:
+            write_c_array(artifact, folder.path, artifact.stem)
+        folder.write(EVIDENCE_FILE, evidence.model_dump_json(indent=2) + "\n")
+        return Result(state.model, artifact, evidence, state, folder.path)
+
+    def _step(self, index: int, step: Technique, state: State) -> State:
+        job = self.job
+        plan = job.plan_for(index, step)
+        seed_everything(job.seed, index, 0)
+        prepared = step.prepare(state, plan)
+        if step.trains:
+            training = Training(
+                step.name,
+                index,
+                step.fit,
+                job.data,
+                job.seed,
+                callbacks=step.callbacks(prepared),
+                objective=step.objective,
+                first_selectable_epoch=step.first_selectable_epoch(plan),
+            )
+            self.train(training, step.technique, prepared.model)
+        return step.finish(prepared)
+
+    def train(self, training: Training, technique: str, model: Any) -> None:
+        """Train `model` and record how it went."""
+        job = self.job
+        records = replace(training, folder=self.folder, reporter=job.reporter).run(model)
+        self.history[training.name] = records
+        validation = job.data.validation_score(model)
+        self.stages.append(
+            StageEvidence(
+                name=training.name,
+                technique=technique,
+                epochs=len(records),
+                seconds=sum(record["seconds"] for record in records),
+                metric=None if validation is None else validation.value,
+            )
+        )
+        figures = f", validation {validation.name} {validation.value:.4f} (simulated)" if validation else ""
+        self._say(f"{training.name}: {len(records)} epochs{figures}")
+
+    def _evidence(self, state: State, float_path: Path, artifact: Path, shipment: Shipment) -> Evidence:
+        job = self.job
+        test, preprocessing = job.data.dataset.test, job.data.preprocessing
+        in_graph = job.recipe.conversion.preprocessing_in_graph
+        inputs = preprocessing.apply(test.inputs)
+        raw = test.inputs.astype(np.float32) if in_graph else inputs
+        outputs = measure.predictions(float_path, artifact, state.model, inputs, raw, test.targets)
+        self.folder.write_arrays("predictions.npz", outputs.arrays())
+        latency = measure.latency_evidence(float_path, artifact, job.recipe.evaluation)
+        of_float = measure.float_evidence(float_path, latency)
+        of_artifact = measure.artifact_evidence(artifact, shipment, latency)
+        return Evidence(
+            metric=measure.metric_evidence(job.recipe.task, outputs),
+            agreement=measure.agreement_evidence(artifact, outputs),
+            float=of_float,
+            artifact=of_artifact,
+            speedup=latency.speedup,
+            compression=of_float.bytes / of_artifact.bytes,
+            promises=measure.promise_evidence(shipment),
+            stages=tuple(self.stages),
+            preprocessing=PreprocessingEvidence(
+                description=preprocessing.describe(),
+                scale=preprocessing.scale,
+                offset=preprocessing.offset,
+                in_graph=in_graph,
+                chosen_by=job.preprocessing_chosen_by,
+            ),
+            recipe=job.recipe.plain(),
+            seed=job.seed,
+            versions=measure.versions(),
+            hardware=measure.hardware(),
+        )
+
+    def _say(self, text: str) -> None:
+        self.folder.log(text)
+        self.job.reporter.message(text)

@@ -1,0 +1,192 @@
+"""What a run starts from: recipe, model and data brought together and checked before anything is written."""
+
+from __future__ import annotations
+
+import re
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tfcompress.data import load_data
+from tfcompress.data.preprocessing import NAMED, Preprocessing
+from tfcompress.data.sources import check_fits
+from tfcompress.evaluate.metric import score
+from tfcompress.models import zoo
+from tfcompress.models.loading import classes_of, fingerprint, load_model
+from tfcompress.recipe import Recipe, load_recipe
+from tfcompress.techniques.base import STAGES, StepPlan, Technique
+from tfcompress.training import TrainingData
+from tfcompress.vocabulary.errors import DataError, ModelError, RecipeError
+from tfcompress.vocabulary.reporter import Reporter
+from tfcompress.vocabulary.state import State
+
+_CHOOSING_SAMPLES = 512
+_STAGE_OF_PROMISE = {"zeros": "sparse", "group_zeros": "sparse", "distinct": "shared", "levels": "quantized"}
+
+
+@dataclass(frozen=True)
+class Job:
+    """Everything a run needs to know before it begins.
+
+    Args:
+        recipe: as it will run.
+        state: what the first step receives.
+        model_name: how the caller named the model.
+        from_zoo: whether the model is an untrained network of the zoo.
+        data: the data and the way it is fed.
+        preprocessing_chosen_by: who decided on the preprocessing, with the figures of a measurement.
+        seed: of all randomness.
+        reporter: told of progress.
+    """
+
+    recipe: Recipe
+    state: State
+    model_name: str
+    from_zoo: bool
+    data: TrainingData
+    preprocessing_chosen_by: str
+    seed: int
+    reporter: Reporter
+
+    @property
+    def default_name(self) -> str:
+        """A name for the run's folder."""
+        parts = (Path(self.model_name).stem, Path(self.data.dataset.name).stem, self.recipe.name)
+        return "-".join(re.sub(r"[^A-Za-z0-9_.]+", "_", part) for part in parts)
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What makes this run another than others, as plain values."""
+        return {
+            "model": self.model_name if self.from_zoo else fingerprint(self.state.model),
+            "data": {"name": self.data.dataset.name, "checksum": self._data_checksum()},
+            "recipe": self.recipe.plain(),
+            "seed": self.seed,
+        }
+
+    def calibration(self, *, raw: bool = False) -> np.ndarray:
+        """Training inputs to take ranges from, preprocessed unless `raw`."""
+        return self.data.dataset.calibration(
+            preprocessing=NAMED["raw"] if raw else self.data.preprocessing,
+            count=self.data.settings.calibration_samples,
+            seed=self.seed,
+        )
+
+    def plan_for(self, index: int, step: Technique) -> StepPlan:
+        """What the step at `index` is told of its training."""
+        return StepPlan(self.data.steps_per_epoch, step.fit.epochs, self.calibration(), self.seed + index)
+
+    def _data_checksum(self) -> int:
+        checksum = 0
+        dataset = self.data.dataset
+        for split in (dataset.train, dataset.validation, dataset.test):
+            for array in (split.inputs, split.targets):
+                if array is not None:
+                    checksum = zlib.crc32(np.ascontiguousarray(array), checksum)
+        return checksum
+
+
+def open_job(
+    model: Any,
+    data: Any,
+    recipe: str | Path | Mapping[str, Any] | Recipe,
+    *,
+    overrides: Sequence[str],
+    data_dir: str | Path | None,
+    seed: int,
+    custom_objects: Mapping[str, Any] | None,
+    reporter: Reporter,
+) -> Job:
+    """Load and check recipe, model and data; see `tfcompress.compress` for the arguments.
+
+    Raises:
+        RecipeError, ModelError, DataError: something cannot be loaded, or does not fit the rest.
+    """
+    checked = load_recipe(recipe, overrides)
+    from_zoo = isinstance(model, str) and zoo.is_zoo(model)
+    state = None if from_zoo else _given_state(model, custom_objects)
+    if state is not None:
+        _refuse_broken_promises(state, checked)
+    reporter.message("Loading data")
+    dataset = load_data(
+        data,
+        data_dir=data_dir,
+        settings=checked.data,
+        input_shape=None if state is None else tuple(state.model.input_shape[1:]),
+        seed=seed,
+    )
+    if state is None:
+        if dataset.classes is None or dataset.train.targets is None:
+            raise DataError(f"A network of the zoo is a classifier: {dataset.name} must have integer labels.")
+        state = State(zoo.build(model, dataset.input_shape, dataset.classes, seed))
+    if any(step.trains and step.fit.epochs for step in checked.steps) and dataset.train.targets is None:
+        raise DataError(
+            f"Training needs labels, and {dataset.name} has none. "
+            "Remedy: a recipe without training, such as ptq_int8, for which unlabelled data is enough."
+        )
+    check_fits(dataset, tuple(state.model.input_shape[1:]), classes_of(state.model) if dataset.classes else None)
+    preprocessing, chosen_by = _choose_preprocessing(checked, dataset, state.model, from_zoo)
+    name = model if isinstance(model, (str, Path)) else state.model.name
+    training_data = TrainingData(dataset, preprocessing, checked.data, checked.task)
+    return Job(checked, state, str(name), from_zoo, training_data, chosen_by, seed, reporter)
+
+
+def _given_state(model: Any, custom_objects: Mapping[str, Any] | None) -> State:
+    if isinstance(model, State):
+        return model
+    # A Result has the state that another run can go on from.
+    if isinstance(getattr(model, "state", None), State):
+        return model.state
+    if isinstance(model, str) and not Path(model).exists():
+        raise ModelError(
+            f"A model must be a path to a Keras file or the name of a network of the zoo. Received: {model}. "
+            f"The zoo has: {', '.join(zoo.names())}."
+        )
+    return State(load_model(model, custom_objects=custom_objects))
+
+
+def _refuse_broken_promises(state: State, recipe: Recipe) -> None:
+    if state.quantization is not None:
+        raise RecipeError("The model is already quantized by training; no step can follow. Remedy: its earlier state.")
+    stages = {_STAGE_OF_PROMISE[promise.kind] for promise in state.promises}
+    broken = [
+        f"{step.name} would break promises of the earlier run ({stage})"
+        for step in recipe.steps
+        for stage in sorted(stages)
+        if STAGES.index(step.stage) < STAGES.index(stage)
+    ]
+    if broken:
+        raise RecipeError("The recipe cannot go on from this state: " + "; ".join(broken) + ".")
+
+
+def _choose_preprocessing(recipe: Recipe, dataset: Any, model: Any, from_zoo: bool) -> tuple[Preprocessing, str]:
+    """The preprocessing and who chose it.
+
+    A model file does not say what it was trained on. Where the recipe does not either, each named preprocessing
+    is tried on training samples, and the one with the best metric is taken: a wrong one is at chance.
+    """
+    wanted = recipe.data.preprocessing
+    if isinstance(wanted, Preprocessing):
+        return wanted, "the recipe"
+    if dataset.train.inputs.dtype != np.uint8:
+        return NAMED["raw"], "the data, whose values are not 0...255 integers"
+    if from_zoo:
+        return NAMED["unit"], "the zoo"
+    if dataset.train.targets is None:
+        raise DataError(
+            "What the model expects to be fed cannot be measured without labels. Remedy: say it in the recipe, "
+            f"e.g. --set data.preprocessing={' | '.join(NAMED)}"
+        )
+    inputs, targets = dataset.train.inputs[:_CHOOSING_SAMPLES], dataset.train.targets[:_CHOOSING_SAMPLES]
+    scores = {
+        name: score(recipe.task, targets, np.asarray(model.predict(way.apply(inputs), verbose=0)))
+        for name, way in NAMED.items()
+    }
+    sign = 1 if next(iter(scores.values())).higher_is_better else -1
+    best = max(scores, key=lambda name: sign * scores[name].value)
+    figures = ", ".join(f"{name} {found.value:.3f}" for name, found in scores.items())
+    return NAMED[best], f"the metric on {len(inputs)} training samples: {figures}"

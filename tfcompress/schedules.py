@@ -1,0 +1,54 @@
+"""Schedules: plain functions from a training step to a value.
+
+A schedule here is ``step -> value`` with ``step`` an integer tensor, NumPy array or number, and a value of the
+same kind; it uses arithmetic operators only, so it runs inside a TensorFlow graph and in NumPy alike.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+Schedule = Callable[[Any], Any]
+
+
+def constant(value: float) -> Schedule:
+    """Always `value`.
+
+    Example:
+        >>> constant(0.5)(7)
+        0.5
+    """
+    return lambda step: value + 0.0 * step
+
+
+def polynomial(initial: float, final: float, begin: int, end: int, power: float = 3.0) -> Schedule:
+    """From `initial` at step `begin` to `final` at `end`, fast first and then slower.
+
+    ``s(t) = final + (initial - final) * (1 - (t - begin) / (end - begin)) ** power``, clipped to the ends.
+    Zhu and Gupta, "To prune, or not to prune" (2017), equation 1, has power 3.
+
+    Args:
+        initial: value at and before `begin`.
+        final: value at and after `end`.
+        begin: first step.
+        end: last step; must lie behind `begin`.
+        power: the exponent. Defaults to 3.
+
+    Raises:
+        ValueError: `end` does not lie behind `begin`.
+
+    Example:
+        >>> round(polynomial(0.0, 0.8, begin=0, end=100)(50), 3)
+        0.7
+    """
+    if end <= begin:
+        raise ValueError(f"A polynomial schedule must end behind its beginning. Received: begin={begin}, end={end}")
+
+    def schedule(step: Any) -> Any:
+        done = (step - begin) / (end - begin)
+        # Clipped with arithmetic alone, to stay neutral between NumPy and TensorFlow.
+        left = 1.0 - (abs(done) - abs(done - 1.0) + 1.0) / 2.0
+        return final + (initial - final) * left**power
+
+    return schedule

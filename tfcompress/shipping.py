@@ -1,0 +1,56 @@
+"""From a finished state to the file that ships: converted, proven, its promises read back, stripped."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from tfcompress.convert.converter import quantized_tflite, with_preprocessing
+from tfcompress.convert.flatbuffer import Flatbuffer
+from tfcompress.convert.proof import Proof, prove_integer, require_integer
+from tfcompress.convert.read_back import PromiseFound, read_promises, require_kept
+from tfcompress.convert.settings import ConversionSettings
+from tfcompress.convert.strip import strip_names
+from tfcompress.data.preprocessing import Preprocessing
+from tfcompress.vocabulary.errors import RecipeError
+from tfcompress.vocabulary.state import State
+
+
+@dataclass(frozen=True)
+class Shipment:
+    """A converted file and what was proven of it while it still had its names."""
+
+    content: bytes
+    proof: Proof
+    promises: tuple[PromiseFound, ...]
+
+
+def ship(state: State, settings: ConversionSettings, preprocessing: Preprocessing, calibration: np.ndarray) -> Shipment:
+    """Convert `state` and prove the result.
+
+    Args:
+        state: a state whose number format has been chosen.
+        settings: the form of the file.
+        preprocessing: put into the file where `settings` ask for it.
+        calibration: raw training inputs `[n, ...]`.
+
+    Raises:
+        ConversionError: the converter refused, or an operator that was to be integer is not.
+        PromiseError: the file breaks a promise.
+        RecipeError: no step has chosen a number format.
+    """
+    if state.number_format is None:
+        raise RecipeError("No step has chosen the file's arithmetic. Remedy: add quantization, or post_training.")
+    model, samples = state.model, preprocessing.apply(calibration)
+    if settings.preprocessing_in_graph:
+        model = with_preprocessing(model, preprocessing.scale, preprocessing.offset)
+        samples = calibration.astype(np.float32)
+    content = quantized_tflite(model, state.number_format, settings, samples)
+    flat = Flatbuffer(content)
+    proof = prove_integer(flat)
+    if state.number_format in ("int8", "int16x8") and not settings.allow_float:
+        require_integer(proof)
+    promises = read_promises(flat, state)
+    require_kept(promises)
+    return Shipment(strip_names(content) if settings.strip_names else content, proof, promises)

@@ -1,0 +1,258 @@
+"""The Keras half of quantization-aware training: quantizers and a scheme on tfmot's wrappers.
+
+tfmot supplies the wrappers, the layer registry and the layout transforms (which activations fuse into which
+layer). Replaced are its quantizers, because they start activation ranges at +-6, know 8 bits only, and forget
+zeros and shared values of the weights they train.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from tensorflow_model_optimization.python.core.quantization.keras import quantizers
+from tensorflow_model_optimization.python.core.quantization.keras.default_8bit import (
+    default_8bit_quantize_registry,
+    default_8bit_quantize_scheme,
+)
+from tensorflow_model_optimization.python.core.quantization.keras.quantize_layer import QuantizeLayer
+from tensorflow_model_optimization.python.core.quantization.keras.quantize_wrapper import QuantizeWrapper
+
+from tfcompress import keras_door as kd
+
+ACTIVATIONS = frozenset({None, "linear", "relu", "swish", "gelu", "softmax", "sigmoid", "tanh"})
+"""Activations that tfmot's `QuantizeAwareActivation` knows, and None for a layer that has none."""
+
+
+@dataclass(frozen=True)
+class WeightGrid:
+    """How one weight is quantized in training, and what it must keep meanwhile.
+
+    Args:
+        bits: width of the grid, 2...8.
+        container_bits: width of the stored integers, 4 or 8; the scale is laid out for it.
+        axis: channel axis of the scales, None for one scale.
+        shared_range: every channel gets the range of the whole tensor, so that equal values become equal integers.
+        zero_mask: 1 where the weight may move, 0 where it stays zero; the weight's shape.
+        cluster_index: which cluster each value belongs to, int32 in the weight's shape.
+    """
+
+    bits: int = 8
+    container_bits: int = 8
+    axis: int | None = None
+    shared_range: bool = False
+    zero_mask: np.ndarray | None = None
+    cluster_index: np.ndarray | None = None
+
+
+class WeightQuantizer(quantizers.Quantizer):
+    """Symmetric fake quantization of a weight on a `WeightGrid`.
+
+    The grid has 2**bits - 1 levels, from the largest magnitude of the channel (Jacob et al. 2018, section 3.1,
+    with a zero point of 0). It is emulated inside the integer container that will hold it: an outer range of
+    scale * (2**(container_bits - 1) - 1) makes the converter store exactly these levels at every width.
+    """
+
+    def __init__(self, grid: WeightGrid) -> None:
+        self.grid = grid
+
+    def build(self, tensor_shape: Any, name: str, layer: Any) -> dict[str, Any]:
+        """No variables: the range is that of the current values."""
+        del tensor_shape, name, layer
+        return {}
+
+    def __call__(self, inputs: Any, training: bool, weights: dict[str, Any], **kwargs: Any) -> Any:
+        del training, weights, kwargs
+        return fake_quantize(constrain(inputs, self.grid), self.grid)
+
+    def get_config(self) -> dict[str, Any]:
+        """The grid without the arrays, which belong to the training and not to the layer."""
+        grid = self.grid
+        return {
+            "bits": grid.bits,
+            "container_bits": grid.container_bits,
+            "axis": grid.axis,
+            "shared_range": grid.shared_range,
+        }
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> WeightQuantizer:
+        """The inverse of `get_config`."""
+        return cls(WeightGrid(**config))
+
+
+def constrain(weight: Any, grid: WeightGrid) -> Any:
+    """`weight` with the zeros and shared values that `grid` asks to keep.
+
+    Each shared value is the mean of its cluster, so its members receive the mean gradient: they move together
+    under any element-wise optimizer, and stay equal.
+    """
+    tf = kd.tf
+    if grid.cluster_index is not None:
+        index = tf.constant(grid.cluster_index.ravel())
+        clusters = int(grid.cluster_index.max()) + 1
+        centroids = tf.math.unsorted_segment_mean(tf.reshape(weight, [-1]), index, clusters)
+        weight = tf.reshape(tf.gather(centroids, index), tf.shape(weight))
+    if grid.zero_mask is not None:
+        weight = weight * tf.constant(grid.zero_mask, weight.dtype)
+    return weight
+
+
+def fake_quantize(weight: Any, grid: WeightGrid) -> Any:
+    """`weight` rounded to the levels of `grid`, with straight-through gradients; same shape."""
+    tf = kd.tf
+    weight = tf.convert_to_tensor(weight)
+    magnitude = tf.stop_gradient(tf.abs(weight))
+    largest = tf.reduce_max(magnitude)
+    # A channel or tensor of zeros has no range of its own; any positive one represents it exactly.
+    largest = tf.where(largest > 0, largest, 1.0)
+    top = 2 ** (grid.container_bits - 1) - 1
+    if grid.axis is None:
+        outer = largest / (2 ** (grid.bits - 1) - 1) * top
+        return tf.quantization.fake_quant_with_min_max_vars(
+            weight, -outer, outer, num_bits=grid.container_bits, narrow_range=True
+        )
+    # The operation wants channels last.
+    rank, axis = weight.shape.rank, grid.axis % weight.shape.rank
+    order = [a for a in range(rank) if a != axis] + [axis]
+    ranges = tf.reduce_max(magnitude, axis=[a for a in range(rank) if a != axis])
+    ranges = tf.fill(tf.shape(ranges), largest) if grid.shared_range else tf.where(ranges > 0, ranges, largest)
+    outer = ranges / (2 ** (grid.bits - 1) - 1) * top
+    quantized = tf.quantization.fake_quant_with_min_max_vars_per_channel(
+        tf.transpose(weight, order), -outer, outer, num_bits=grid.container_bits, narrow_range=True
+    )
+    return tf.transpose(quantized, np.argsort(order))
+
+
+class ActivationQuantizer(quantizers.MovingAverageQuantizer):
+    """tfmot's moving-average 8-bit quantizer that can first observe the range of calibration data.
+
+    While `observing`, values pass unchanged and the range grows to hold them.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(num_bits=8, per_axis=False, symmetric=False, narrow_range=False)
+        self.observing = False
+
+    def __call__(self, inputs: Any, training: bool, weights: dict[str, Any], **kwargs: Any) -> Any:
+        if not self.observing:
+            return super().__call__(inputs, training, weights, **kwargs)
+        tf = kd.tf
+        weights["min_var"].assign(tf.minimum(weights["min_var"], tf.reduce_min(inputs)))
+        weights["max_var"].assign(tf.maximum(weights["max_var"], tf.reduce_max(inputs)))
+        return inputs
+
+    def get_config(self) -> dict[str, Any]:
+        """Nothing to configure."""
+        return {}
+
+
+class Scheme(default_8bit_quantize_scheme.Default8BitQuantizeScheme):
+    """tfmot's default scheme with our weight quantizers.
+
+    Args:
+        grids: the grid of each weighted layer, by the layer's name.
+    """
+
+    def __init__(self, grids: Mapping[str, WeightGrid]) -> None:
+        super().__init__()
+        self._grids = grids
+
+    def get_quantize_registry(self) -> Registry:
+        """The registry that hands out the grids."""
+        return Registry(self._grids)
+
+
+class Registry(default_8bit_quantize_registry.Default8BitQuantizeRegistry):
+    """tfmot's registry of what can be quantized, each layer's weight on its own grid."""
+
+    def __init__(self, grids: Mapping[str, WeightGrid]) -> None:
+        super().__init__()
+        self._grids = grids
+
+    def get_quantize_config(self, layer: Any) -> Any:
+        """The layer's configuration; copied, since tfmot shares one object among all layers of a class."""
+        config = copy.deepcopy(super().get_quantize_config(layer))
+        if layer.name in self._grids:
+            config.weight_quantizer = WeightQuantizer(self._grids[layer.name])
+        return config
+
+
+def weight_quantizers(model: Any) -> Iterator[tuple[Any, Any, WeightQuantizer]]:
+    """Every wrapper of a quantized model with the weight it trains and that weight's quantizer."""
+    for layer in model.layers:
+        if isinstance(layer, QuantizeWrapper):
+            for weight, quantizer, _ in layer._weight_vars:
+                yield layer, weight, quantizer
+
+
+def attribute_of(weight: Any) -> str:
+    """The attribute of its layer that a variable is: `kernel` of `conv/kernel:0`."""
+    return weight.name.split("/")[-1].split(":")[0]
+
+
+def settle(weight: Any, quantizer: WeightQuantizer) -> None:
+    """Write what training kept into `weight` itself; afterwards the quantizer only rounds."""
+    weight.assign(constrain(weight, quantizer.grid))
+    quantizer.grid = replace(quantizer.grid, zero_mask=None, cluster_index=None)
+
+
+def use_calibrated_activations(model: Any) -> list[ActivationQuantizer]:
+    """Put an `ActivationQuantizer` in the place of every activation quantizer of a tfmot-quantized model.
+
+    tfmot creates some of them inside its layout transforms, out of a registry's reach.
+    """
+    replaced = []
+
+    def new() -> ActivationQuantizer:
+        replaced.append(ActivationQuantizer())
+        return replaced[-1]
+
+    for layer in model.layers:
+        if isinstance(layer, QuantizeLayer) and layer.quantizer is not None:
+            layer.quantizer = new()
+        elif isinstance(layer, QuantizeWrapper):
+            for activation in layer._quantize_activations:
+                activation.quantizer = new()
+            if layer._output_quantizers:
+                layer._output_quantizers = [new()]
+    return replaced
+
+
+def calibrate(model: Any, samples: np.ndarray, batch_size: int = 32) -> None:
+    """Start every activation range at what `samples` show, in float arithmetic.
+
+    Args:
+        model: a quantized model whose quantizers came from `use_calibrated_activations`.
+        samples: preprocessed inputs, float32 `[n, ...]`.
+        batch_size: samples at a time. Defaults to 32.
+    """
+    observers = list(_activation_quantizers(model))
+    for quantizer, variables in observers:
+        quantizer.observing = True
+        for variable in variables.values():
+            variable.assign(kd.tf.zeros_like(variable))
+    for start in range(0, len(samples), batch_size):
+        model(samples[start : start + batch_size], training=False)
+    for quantizer, variables in observers:
+        quantizer.observing = False
+        if float(variables["min_var"]) == float(variables["max_var"]):
+            # A tensor that is always zero still needs a range to be quantized on.
+            variables["max_var"].assign(1.0)
+
+
+def _activation_quantizers(model: Any) -> Iterator[tuple[ActivationQuantizer, dict[str, Any]]]:
+    for layer in model.layers:
+        if isinstance(layer, QuantizeLayer) and layer.quantizer is not None:
+            yield layer.quantizer, layer.quantizer_vars
+        elif isinstance(layer, QuantizeWrapper):
+            for activation in layer._quantize_activations:
+                if hasattr(activation, "_pre_activation_vars"):
+                    yield activation.quantizer, activation._pre_activation_vars
+                if hasattr(activation, "_post_activation_vars"):
+                    yield activation.quantizer, activation._post_activation_vars
+            if layer._output_quantizers:
+                yield layer._output_quantizers[0], layer._output_quantizer_vars

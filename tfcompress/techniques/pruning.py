@@ -1,0 +1,205 @@
+"""Magnitude pruning: the smallest weights become zero while the rest is trained."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Annotated, Any, ClassVar, Literal
+
+import numpy as np
+from pydantic import Field, model_validator
+
+from tfcompress import keras_door as kd
+from tfcompress.schedules import Schedule, constant, polynomial
+from tfcompress.techniques.base import StepPlan, Technique, select_layers, value_for
+from tfcompress.vocabulary.errors import PromiseError, RecipeError
+from tfcompress.vocabulary.promises import Promise
+from tfcompress.vocabulary.state import State
+
+Share = Annotated[float, Field(ge=0, lt=1)]
+
+
+class Pruning(Technique):
+    """Zero the weights of smallest magnitude, gradually, and train the others.
+
+    Zhu and Gupta, "To prune, or not to prune" (2017), on tfmot's pruning wrapper.
+
+    Example:
+        >>> Pruning(final_sparsity=0.9, fit={"epochs": 4}).name
+        'pruning'
+    """
+
+    stage: ClassVar[str] = "sparse"
+
+    technique: Literal["pruning"] = "pruning"
+    schedule: Literal["polynomial", "constant"] | Callable[[Any], Any] = "polynomial"
+    """How sparsity grows: `polynomial`, `constant` (final from the start), or in Python any function of the
+    share of the step's training that is done (0...1) to a sparsity that ends at `final_sparsity`."""
+    initial_sparsity: Share = 0.0
+    """Sparsity at `begin`, for the polynomial schedule. Defaults to 0."""
+    final_sparsity: Share = 0.5
+    """Share of zeros promised for every pruned weight. Defaults to 0.5."""
+    per_layer: dict[str, Share] = Field(default={})
+    """Other final sparsities for layers by pattern, e.g. `{conv1: 0.3}`."""
+    power: float = Field(default=3.0, gt=0)
+    """Exponent of the polynomial schedule. Defaults to 3."""
+    begin: float = Field(default=0.0, ge=0, lt=1)
+    """Share of the step's training after which pruning begins. Defaults to 0."""
+    end: float = Field(default=0.7, gt=0, le=1)
+    """Share after which the masks are final. Defaults to 0.7."""
+    frequency: int = Field(default=10, ge=1)
+    """Optimizer steps between mask updates. Defaults to 10."""
+    layers: list[str] | None = None
+    """Patterns of the layers to prune. Defaults to all that tfmot prunes; depthwise ones need `depthwise`."""
+    exclude: list[str] = Field(default=[])
+    """Patterns of layers to leave out."""
+    depthwise: bool = False
+    """Prune DepthwiseConv2D too. Off by default: few weights, costly to lose."""
+    block_size: tuple[int, int] = (1, 1)
+    """Zeros come in blocks of (inputs, outputs) in Dense kernels. Defaults to single weights."""
+    n_of_m: tuple[int, int] | None = None
+    """(2, 4): two zeros of every four consecutive input channels; takes the place of `final_sparsity`."""
+
+    @model_validator(mode="after")
+    def _values_agree(self) -> Pruning:
+        if self.end <= self.begin:
+            raise ValueError(f"end must lie behind begin. Received: begin={self.begin}, end={self.end}")
+        if self.fit.epochs < 1:
+            raise ValueError("fit.epochs must be at least 1: masks are made while the model trains. Received: 0")
+        if min(self.block_size) < 1:
+            raise ValueError(f"block_size must hold two numbers of at least 1. Received: {self.block_size}")
+        if self.n_of_m is not None:
+            zeros, group = self.n_of_m
+            if not 0 < zeros < group:
+                raise ValueError(f"n_of_m must be (zeros, group) with 0 < zeros < group. Received: {self.n_of_m}")
+            if self.block_size != (1, 1):
+                raise ValueError("n_of_m and block_size exclude one another. Remedy: remove one of them")
+        return self
+
+    def prepare(self, state: State, plan: StepPlan) -> State:
+        """A copy of the model with tfmot's pruning wrapper around every layer to be pruned."""
+        from tfcompress.models.loading import clone
+        from tfcompress.techniques._magnitude import PruneExactly
+
+        source = clone(state.model)
+        kernels = self._kernels(source)
+        begin, end = self._span(plan)
+
+        def wrap(layer: Any) -> Any:
+            if layer.name not in kernels:
+                return layer
+            if isinstance(layer, kd.keras.layers.DepthwiseConv2D):
+                layer.get_prunable_weights = lambda: [layer.depthwise_kernel]
+            schedule = self._step_schedule(layer.name, plan, begin, end)
+            return PruneExactly(
+                layer, pruning_schedule=schedule, block_size=self.block_size, sparsity_m_by_n=self.n_of_m
+            )
+
+        return state.evolve(model=kd.keras.models.clone_model(source, clone_function=wrap))
+
+    def callbacks(self, state: State) -> list[Any]:
+        """tfmot's step counter; without it the wrapper refuses to train."""
+        del state
+        return [kd.tfmot.sparsity.keras.UpdatePruningStep()]
+
+    def first_selectable_epoch(self, plan: StepPlan) -> int:
+        """The epoch in which the last masks are made."""
+        return (self._span(plan)[1] - 1) // plan.steps_per_epoch
+
+    def finish(self, state: State) -> State:
+        """The plain model again, with its zeros promised."""
+        for layer in _wrappers(state.model):
+            layer.apply_mask()
+        stripped = kd.tfmot.sparsity.keras.strip_pruning(state.model)
+        promises = []
+        for name, attribute in self._kernels(stripped).items():
+            promise = self._promise(name, attribute)
+            found = _found(promise, getattr(stripped.get_layer(name), attribute).numpy())
+            if not promise.is_kept_by(found):
+                raise PromiseError(
+                    f"{self.name}: {promise.weight} was promised {promise.kind} of {promise.bound:g}, "
+                    f"but has {found:.4f} after training."
+                )
+            promises.append(promise)
+        return state.evolve(model=stripped, promises=(*state.promises, *promises))
+
+    def _promise(self, layer: str, attribute: str) -> Promise:
+        weight = f"{layer}/{attribute}"
+        if self.n_of_m is not None:
+            zeros, group = self.n_of_m
+            return Promise(weight, "group_zeros", zeros, group=group, made_by=self.name)
+        target = value_for(layer, self.final_sparsity, self.per_layer)
+        return Promise(weight, "zeros", target, made_by=self.name)
+
+    def _span(self, plan: StepPlan) -> tuple[int, int]:
+        begin = max(1, round(self.begin * plan.total_steps))
+        return begin, max(begin, round(self.end * plan.total_steps))
+
+    def _step_schedule(self, layer: str, plan: StepPlan, begin: int, end: int) -> Any:
+        from tfcompress.techniques._magnitude import StepSchedule
+
+        target = value_for(layer, self.final_sparsity, self.per_layer)
+        sparsity: Schedule
+        if callable(self.schedule):
+            chosen = self.schedule
+            sparsity = lambda step: chosen(step / plan.total_steps)  # noqa: E731
+        elif self.schedule == "constant" or begin == end:
+            sparsity = constant(target)
+        else:
+            sparsity = polynomial(min(self.initial_sparsity, target), target, begin, end, self.power)
+        return StepSchedule(sparsity, begin, end, self.frequency)
+
+    def _kernels(self, model: Any) -> dict[str, str]:
+        """The chosen layers and the name of the weight to prune in each."""
+        prunable = _prunable(model, self.depthwise)
+        if self.block_size != (1, 1):
+            dense = kd.keras.layers.Dense
+            prunable = {n: a for n, a in prunable.items() if isinstance(model.get_layer(n), dense)}
+        if self.layers is None and self.n_of_m is not None:
+            # Stems read 1 or 3 channels; a pattern by groups cannot apply there and nobody asked for it.
+            prunable = {n: a for n, a in prunable.items() if self._misfit(model, n, a) is None}
+        names = select_layers(list(prunable), self.layers, self.exclude, where=self.name)
+        for pattern in self.per_layer:
+            select_layers(names, [pattern], where=f"{self.name}.per_layer")
+        misfits = [m for m in (self._misfit(model, n, prunable[n]) for n in names) if m]
+        if misfits or not names:
+            raise RecipeError(f"{self.name}: {'; '.join(misfits) or 'no layer of this model can be pruned'}.")
+        return {name: prunable[name] for name in names}
+
+    def _misfit(self, model: Any, layer: str, attribute: str) -> str | None:
+        shape = getattr(model.get_layer(layer), attribute).shape
+        inputs, outputs = shape[-2], shape[-1]
+        height, width = self.block_size
+        if inputs % height or outputs % width:
+            return f"block_size {self.block_size} must divide the kernel of {layer}, {inputs} x {outputs}"
+        if self.n_of_m is not None and inputs % self.n_of_m[1]:
+            return f"n_of_m {self.n_of_m} needs input channels in groups of {self.n_of_m[1]}; {layer} has {inputs}"
+        return None
+
+
+def _prunable(model: Any, depthwise: bool) -> dict[str, str]:
+    from tensorflow_model_optimization.python.core.sparsity.keras.prune_registry import PruneRegistry
+
+    found = {}
+    for layer in model.layers:
+        if isinstance(layer, kd.keras.layers.DepthwiseConv2D):
+            if depthwise:
+                found[layer.name] = "depthwise_kernel"
+        elif PruneRegistry.supports(layer):
+            names = PruneRegistry._weight_names(layer)
+            if len(names) == 1:
+                found[layer.name] = names[0]
+    return found
+
+
+def _wrappers(model: Any) -> list[Any]:
+    from tfcompress.techniques._magnitude import PruneExactly
+
+    return [layer for layer in model.layers if isinstance(layer, PruneExactly)]
+
+
+def _found(promise: Promise, weight: np.ndarray) -> float:
+    if promise.kind == "zeros":
+        # Counted, not averaged: a mean in float32 may fall a hair below the exact share.
+        return np.count_nonzero(weight == 0) / weight.size
+    groups = np.moveaxis(weight, -2, -1).reshape(-1, promise.group)
+    return float((groups == 0).sum(axis=1).min())

@@ -1,0 +1,246 @@
+"""The fit loop: each epoch from its own seed, each checkpointed, so that an interrupted run ends like another."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from tfcompress import keras_door as kd
+from tfcompress.data.dataset import Dataset
+from tfcompress.data.preprocessing import Preprocessing
+from tfcompress.data.settings import DataSettings
+from tfcompress.evaluate.metric import Score, score
+from tfcompress.run_folder import RunFolder
+from tfcompress.vocabulary.errors import RecipeError, TrainingError
+from tfcompress.vocabulary.reporter import Reporter
+from tfcompress.vocabulary.training import Fit, Task
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """A data set with the way a recipe feeds it to training."""
+
+    dataset: Dataset
+    preprocessing: Preprocessing
+    settings: DataSettings
+    task: Task
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Optimizer steps in one epoch."""
+        return self.dataset.steps_per_epoch(self.settings.batch_size)
+
+    def training_batches(self, seed: int, step: int, epoch: int) -> Any:
+        """The `tf.data` batches of one epoch; the same three numbers give the same batches."""
+        return self.dataset.training_batches(
+            preprocessing=self.preprocessing, settings=self.settings, seed=seed, step=step, epoch=epoch
+        )
+
+    def validation_score(self, model: Any) -> Score | None:
+        """The task's metric of a Keras model on the validation split (simulated); None without labels."""
+        split = self.dataset.validation
+        if split.targets is None:
+            return None
+        batches = self.dataset.batches(
+            split, preprocessing=self.preprocessing, batch_size=max(256, self.settings.batch_size)
+        )
+        return score(self.task, split.targets, model.predict(batches.map(lambda x, _: x), verbose=0))
+
+
+@dataclass
+class Progress:
+    """How far a step's training has come: what its checkpoint holds beside the model's and optimizer's variables.
+
+    `history` has one record an epoch; `best_weights` are kept only where early stopping asks for them.
+    """
+
+    history: list[dict[str, float]] = field(default_factory=list)
+    best_value: float = math.nan
+    best_epoch: int = -1
+    best_weights: list[np.ndarray] = field(default_factory=list)
+
+    @property
+    def epoch(self) -> int:
+        """Epochs done."""
+        return len(self.history)
+
+
+@dataclass(frozen=True)
+class Training:
+    """The training of one step.
+
+    Args:
+        name: the step's name.
+        index: the step's place in the run, from 0; with seed and epoch it decides all randomness.
+        fit: epochs, optimizer, rate, early stopping.
+        data: what it trains on.
+        seed: the run's seed.
+        callbacks: Keras callbacks the technique needs.
+        objective: makes the loss from the task's.
+        first_selectable_epoch: see `Technique.first_selectable_epoch`.
+        folder: where the checkpoint lies; None keeps none.
+        reporter: told of progress.
+    """
+
+    name: str
+    index: int
+    fit: Fit
+    data: TrainingData
+    seed: int
+    callbacks: Sequence[Any] = ()
+    objective: Callable[[Any], Any] = lambda loss: loss
+    first_selectable_epoch: int = 0
+    folder: RunFolder | None = None
+    reporter: Reporter = field(default_factory=Reporter)
+
+    def run(self, model: Any) -> list[dict[str, float]]:
+        """Train `model` in place to the last epoch, from its checkpoint when there is one.
+
+        Returns:
+            One record an epoch: `epoch`, `loss`, `validation_metric` (where there are labels) and `seconds`.
+
+        Raises:
+            TrainingError: the loss or a weight is no longer finite; the last good checkpoint stays.
+        """
+        self.compile(model)
+        progress = self._restore(model)
+        while progress.epoch < self.fit.epochs and not self._stops(progress):
+            self._epoch(model, progress)
+            self._save(model, progress)
+        if progress.best_weights:
+            _assign(_variables(model), progress.best_weights)
+        return progress.history
+
+    def compile(self, model: Any) -> None:
+        """Give `model` the step's optimizer and loss."""
+        optimizer = make_optimizer(self.fit, self.data.steps_per_epoch)
+        model.compile(optimizer=optimizer, loss=self.objective(_loss(self.data.task)))
+        optimizer.build(model.trainable_variables)
+
+    def _epoch(self, model: Any, progress: Progress) -> None:
+        started = time.perf_counter()
+        # Dropout's state lives in the traced function: a new trace after a new seed makes an epoch depend on
+        # (seed, step, epoch) alone, whether or not the process is the one that ran the epoch before.
+        seed_everything(self.seed, self.index, progress.epoch)
+        model.make_train_function(force=True)
+        batches = self.data.training_batches(self.seed, self.index, progress.epoch)
+        callbacks = [*self.callbacks, self._batch_reporter(progress)]
+        logs = model.fit(
+            batches, callbacks=callbacks, verbose=0, initial_epoch=progress.epoch, epochs=progress.epoch + 1
+        ).history
+        record = {"epoch": progress.epoch + 1, "loss": float(logs["loss"][-1])}
+        if not math.isfinite(record["loss"]) or not all(np.isfinite(w).all() for w in model.get_weights()):
+            raise TrainingError(
+                f"{self.name}: training must stay finite, but the loss of epoch {progress.epoch + 1} is "
+                f"{record['loss']}. Remedy: a smaller rate, e.g. --set "
+                f"{self.name}.{'' if self.name == 'train' else 'fit.'}learning_rate={self.fit.learning_rate / 10:g}"
+            )
+        validation = self.data.validation_score(model)
+        if validation is not None:
+            record["validation_metric"] = validation.value
+            self._remember_best(model, progress, validation)
+        record["seconds"] = time.perf_counter() - started
+        progress.history.append(record)
+
+    def _batch_reporter(self, progress: Progress) -> Any:
+        per_epoch = self.data.steps_per_epoch
+        last = progress.history[-1] if progress.history else {}
+        note = f"validation {last['validation_metric']:.4f}" if "validation_metric" in last else ""
+        return kd.keras.callbacks.LambdaCallback(
+            on_train_batch_end=lambda batch, _: self.reporter.progress(
+                self.name, progress.epoch * per_epoch + batch + 1, self.fit.epochs * per_epoch, note
+            )
+        )
+
+    def _remember_best(self, model: Any, progress: Progress, validation: Score) -> None:
+        if self.fit.early_stopping is None or progress.epoch < self.first_selectable_epoch:
+            return
+        gain = validation.value - progress.best_value
+        if progress.best_epoch < 0 or (gain > 0 if validation.higher_is_better else gain < 0):
+            progress.best_value, progress.best_epoch = validation.value, progress.epoch
+            progress.best_weights = [variable.numpy() for variable in _variables(model)]
+
+    def _stops(self, progress: Progress) -> bool:
+        stopping = self.fit.early_stopping
+        return (
+            stopping is not None
+            and progress.best_epoch >= 0
+            and progress.epoch - 1 - progress.best_epoch >= stopping.patience
+        )
+
+    @property
+    def _checkpoint(self) -> str:
+        return f"checkpoints/{self.index:02d}-{self.name}.npz"
+
+    def _save(self, model: Any, progress: Progress) -> None:
+        if self.folder is None:
+            return
+        record = {"history": progress.history, "best_value": progress.best_value, "best_epoch": progress.best_epoch}
+        arrays = {"progress": np.frombuffer(json.dumps(record).encode(), np.uint8)}
+        groups = {"variable": _values(model), "optimizer": _values(model.optimizer), "best": progress.best_weights}
+        for group, values in groups.items():
+            arrays.update({f"{group}{i:05d}": value for i, value in enumerate(values)})
+        self.folder.write_arrays(self._checkpoint, arrays)
+
+    def _restore(self, model: Any) -> Progress:
+        arrays = self.folder.read_arrays(self._checkpoint) if self.folder is not None else None
+        if arrays is None:
+            return Progress()
+
+        def group(name: str) -> list[np.ndarray]:
+            return [arrays[key] for key in sorted(arrays) if key.startswith(name)]
+
+        _assign(_variables(model), group("variable"))
+        _assign(_variables(model.optimizer), group("optimizer"))
+        return Progress(**json.loads(arrays["progress"].tobytes()), best_weights=group("best"))
+
+
+def seed_everything(seed: int, step: int, epoch: int) -> None:
+    """Seed Python's, NumPy's and TensorFlow's generators from (seed, step, epoch)."""
+    kd.keras.utils.set_random_seed(int(np.random.SeedSequence([seed, step, epoch]).generate_state(1)[0] % 2**31))
+
+
+def make_optimizer(fit: Fit, steps_per_epoch: int) -> Any:
+    """The Keras optimizer of `fit`, its rate decaying over all its epochs."""
+    keras = kd.keras
+    total = max(1, fit.epochs * steps_per_epoch)
+    rate: Any = fit.learning_rate
+    if fit.decay == "cosine":
+        rate = keras.optimizers.schedules.CosineDecay(fit.learning_rate, total)
+    elif fit.decay == "exponential":
+        rate = keras.optimizers.schedules.ExponentialDecay(fit.learning_rate, total, 0.01)
+    if fit.optimizer == "sgd":
+        return keras.optimizers.SGD(rate, momentum=0.9, nesterov=True)
+    return {
+        "adam": keras.optimizers.Adam,
+        "adamw": keras.optimizers.AdamW,
+        "rmsprop": keras.optimizers.RMSprop,
+    }[fit.optimizer](rate)
+
+
+def _loss(task: Task) -> Any:
+    try:
+        return kd.keras.losses.get(task.loss)
+    except ValueError as error:
+        raise RecipeError(f"task.loss must be the name of a Keras loss. Received: {task.loss!r}.") from error
+
+
+def _variables(owner: Any) -> list[Any]:
+    """All variables of a model or optimizer, each once, in creation order."""
+    variables = owner.weights if hasattr(owner, "layers") else owner.variables
+    return list({id(v): v for v in variables}.values())
+
+
+def _values(owner: Any) -> list[np.ndarray]:
+    return [variable.numpy() for variable in _variables(owner)]
+
+
+def _assign(variables: Sequence[Any], values: Sequence[np.ndarray]) -> None:
+    for variable, value in zip(variables, values, strict=True):
+        variable.assign(value)

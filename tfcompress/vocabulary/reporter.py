@@ -1,0 +1,17 @@
+"""How a run tells what it is doing; the command line shows it, a library call stays silent."""
+
+
+class Reporter:
+    """Receives progress and messages; this base ignores them.
+
+    Example:
+        >>> class Printing(Reporter):
+        ...     def message(self, text: str) -> None:
+        ...         print(text)
+    """
+
+    def progress(self, label: str, done: int, total: int, note: str = "") -> None:
+        """`done` of `total` units of the work called `label`; `note` is its latest figure."""
+
+    def message(self, text: str) -> None:
+        """One line that a person should read."""
