@@ -16,7 +16,7 @@ from tfcompress.data.preprocessing import NAMED, Preprocessing
 from tfcompress.data.sources import check_fits
 from tfcompress.evaluate.metric import score
 from tfcompress.models import zoo
-from tfcompress.models.loading import classes_of, fingerprint, load_model
+from tfcompress.models.loading import classes_of, clone, fingerprint, load_model
 from tfcompress.recipe import Recipe, load_recipe
 from tfcompress.techniques.base import STAGES, StepPlan, Technique
 from tfcompress.training import TrainingData
@@ -123,6 +123,7 @@ def open_job(
         if dataset.classes is None or dataset.train.targets is None:
             raise DataError(f"A network of the zoo is a classifier: {dataset.name} must have integer labels.")
         state = State(zoo.build(model, dataset.input_shape, dataset.classes, seed))
+    _check_steps(checked, state.model)
     if any(step.trains and step.fit.epochs for step in checked.steps) and dataset.train.targets is None:
         raise DataError(
             f"Training needs labels, and {dataset.name} has none. "
@@ -146,7 +147,19 @@ def _given_state(model: Any, custom_objects: Mapping[str, Any] | None) -> State:
             f"A model must be a path to a Keras file or the name of a network of the zoo. Received: {model}. "
             f"The zoo has: {', '.join(zoo.names())}."
         )
-    return State(load_model(model, custom_objects=custom_objects))
+    # A copy, because a layer of the caller's may be part of other graphs too, and is never to change.
+    return State(clone(load_model(model, custom_objects=custom_objects)))
+
+
+def _check_steps(recipe: Recipe, model: Any) -> None:
+    problems = []
+    for step in recipe.steps:
+        try:
+            step.check(model)
+        except RecipeError as error:
+            problems.append(str(error))
+    if problems:
+        raise RecipeError("\n".join(problems))
 
 
 def _refuse_broken_promises(state: State, recipe: Recipe) -> None:

@@ -90,11 +90,11 @@ class TerminalReporter(Reporter):
         self._progress.update(self._progress.task_ids[0], completed=done, total=total, note=note)
 
 
-def print_table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """A table on standard output, the first column left-aligned and the others right."""
+def print_table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]], *, figures: bool = True) -> None:
+    """A table on standard output; columns behind the first are aligned right where they hold figures."""
     table = Table(title=title, title_justify="left")
     for index, name in enumerate(header):
-        table.add_column(name, justify="left" if index == 0 else "right", overflow="fold")
+        table.add_column(name, justify="right" if index and figures else "left", overflow="fold")
     for row in rows:
         table.add_row(*row)
     Console(highlight=False, soft_wrap=True).print(table)

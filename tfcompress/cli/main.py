@@ -6,6 +6,7 @@ Exit codes: 0 done (and help), 1 a named failure, 2 wrong usage, 130 interrupted
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 import traceback
 from collections.abc import Sequence
@@ -42,6 +43,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if name not in COMMANDS:
         print(f"tfcompress: there is no command {name}.\n\n{_overview()}", file=sys.stderr)
         return 2
+    # The banners of native code would drown the messages meant for a person.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     command = importlib.import_module(f"tfcompress.cli.{name}")
     values = flags.FlagValues()
     command.define_flags(values)

@@ -21,4 +21,4 @@ def run(values: flags.FlagValues) -> None:
     for name in shipped():
         recipe = load_recipe(name)
         rows.append((name, " -> ".join(step.name for step in recipe.steps), recipe.description))
-    print_table("Recipes: tfcompress compress --recipe=NAME", ("name", "steps", "what it is for"), rows)
+    print_table("Recipes: tfcompress compress --recipe=NAME", ("name", "steps", "what it is for"), rows, figures=False)

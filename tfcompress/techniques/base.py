@@ -74,6 +74,14 @@ class Technique(Schema):
         del earlier
         return []
 
+    def check(self, model: Any) -> None:
+        """Refuse a model this step cannot work on, before anything is trained.
+
+        Raises:
+            RecipeError: with every layer or pattern that stands in the way.
+        """
+        del model
+
     def prepare(self, state: State, plan: StepPlan) -> State:
         """A state whose model is ready to train; the model of `state` stays as it was."""
         del plan

@@ -75,6 +75,10 @@ class Pruning(Technique):
                 raise ValueError("n_of_m and block_size exclude one another. Remedy: remove one of them")
         return self
 
+    def check(self, model: Any) -> None:
+        """Refuse patterns that match no layer, and layers that the pattern of zeros does not fit."""
+        self._kernels(model)
+
     def prepare(self, state: State, plan: StepPlan) -> State:
         """A copy of the model with tfmot's pruning wrapper around every layer to be pruned."""
         from tfcompress.models.loading import clone
@@ -107,9 +111,12 @@ class Pruning(Technique):
 
     def finish(self, state: State) -> State:
         """The plain model again, with its zeros promised."""
+        from tfcompress.models.loading import clone
+
         for layer in _wrappers(state.model):
             layer.apply_mask()
-        stripped = kd.tfmot.sparsity.keras.strip_pruning(state.model)
+        # Cloned, for stripping leaves layers that remember the graphs they were in before.
+        stripped = clone(kd.tfmot.sparsity.keras.strip_pruning(state.model))
         promises = []
         for name, attribute in self._kernels(stripped).items():
             promise = self._promise(name, attribute)

@@ -43,12 +43,17 @@ class Quantization(Technique):
     """Where up to 4 bits are stored: `size` in INT4 tensors, half the bytes; `speed` in INT4 only for Dense,
     whose kernels run it, and in int8 for convolutions, whose INT4 kernels are about five times slower."""
 
+    def check(self, model: Any) -> None:
+        """Refuse layers that cannot be trained as integers, and patterns that match none."""
+        self._refuse_unsupported(model)
+        for pattern in self.per_layer:
+            select_layers(list(quantizable_weights(model)), [pattern], where=f"{self.name}.per_layer")
+
     def prepare(self, state: State, plan: StepPlan) -> State:
         """A tfmot-quantized copy of the model, its activation ranges started from calibration data."""
         from tfcompress.models.loading import clone
         from tfcompress.techniques import _fake_quant
 
-        self._refuse_unsupported(state.model)
         grids = self._grids(state)
         tfmot = kd.tfmot.quantization.keras
         with tfmot.quantize_scope():
@@ -160,7 +165,7 @@ def unsupported(model: Any) -> list[tuple[Any, str]]:
         if isinstance(layer, layers.InputLayer):
             continue
         if isinstance(layer, layers.BatchNormalization):
-            if not _folds(layer):
+            if not _folds(model, layer):
                 found.append((layer, "BatchNormalization must stand right behind a linear convolution or Dense"))
         elif isinstance(layer, (layers.SeparableConv1D, layers.SeparableConv2D)):
             found.append((layer, "write it as a DepthwiseConv2D and a 1x1 Conv2D, which is the same network"))
@@ -172,14 +177,23 @@ def unsupported(model: Any) -> list[tuple[Any, str]]:
     return found
 
 
-def _folds(batch_norm: Any) -> bool:
+def _folds(model: Any, batch_norm: Any) -> bool:
     layers = kd.keras.layers
-    nodes = batch_norm._inbound_nodes
-    sources = kd.tf.nest.flatten(nodes[0].inbound_layers) if len(nodes) == 1 else []
+    calls = _calls(model)
+    producers = [source for node in calls if node.layer is batch_norm for source in _sources(node)]
+    if len(producers) != 1:
+        return False
+    producer = producers[0]
+    consumers = [node for node in calls if producer in _sources(node)]
     linear = (layers.Conv2D, layers.DepthwiseConv2D, layers.Dense)
-    return (
-        len(sources) == 1
-        and isinstance(sources[0], linear)
-        and sources[0].activation.__name__ == "linear"
-        and len(sources[0]._outbound_nodes) == 1
-    )
+    return isinstance(producer, linear) and producer.activation.__name__ == "linear" and len(consumers) == 1
+
+
+def _calls(model: Any) -> list[Any]:
+    """The calls of layers that make up `model`; its layers may have others, in models they were part of before."""
+    return [node for depth in model._nodes_by_depth.values() for node in depth]
+
+
+def _sources(node: Any) -> list[Any]:
+    """The layers whose outputs a call takes."""
+    return [] if node.is_input else kd.tf.nest.flatten(node.inbound_layers)
