@@ -1,0 +1,47 @@
+import numpy as np
+import pytest
+
+from tfcompress.evaluate import open_interpreter
+from tfcompress.vocabulary.errors import EvaluationError
+
+
+@pytest.mark.parametrize("kernels", ["xnnpack", "builtin", "reference"])
+def test_every_kernel_set_runs_the_file(tiny_net, kernels):
+    interpreter = open_interpreter(tiny_net.float, kernels=kernels)
+    interpreter.set_tensor(interpreter.get_input_details()[0]["index"], tiny_net.samples[:1])
+    interpreter.invoke()
+    output = interpreter.get_tensor(interpreter.get_output_details()[0]["index"])
+    np.testing.assert_allclose(output, tiny_net.keras(tiny_net.samples[:1]), atol=1e-5)
+
+
+def test_only_xnnpack_kernels_bring_a_delegate(tiny_net):
+    def names(kernels):
+        return {node["op_name"] for node in open_interpreter(tiny_net.int8, kernels=kernels)._get_ops_details()}
+
+    assert "DELEGATE" in names("xnnpack")
+    assert "DELEGATE" not in names("builtin") | names("reference")
+
+
+def test_bytes_are_as_good_as_a_path(tiny_net):
+    assert open_interpreter(tiny_net.int8.read_bytes()).get_input_details()[0]["dtype"] is np.int8
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(EvaluationError, match=r"gone\.tflite"):
+        open_interpreter(tmp_path / "gone.tflite")
+
+
+@pytest.mark.parametrize("keep", [0, 10, 0.5, 0.9])
+def test_a_truncated_file_is_refused(tiny_net, tmp_path, keep):
+    content = tiny_net.int8.read_bytes()
+    broken = tmp_path / "broken.tflite"
+    broken.write_bytes(content[: keep if isinstance(keep, int) else int(keep * len(content))])
+    with pytest.raises(EvaluationError, match=r"broken\.tflite"):
+        open_interpreter(broken)
+
+
+def test_a_file_of_another_kind_is_refused(tmp_path):
+    other = tmp_path / "image.tflite"
+    other.write_bytes(b"\x89PNG" * 100)
+    with pytest.raises(EvaluationError, match="Flatbuffer"):
+        open_interpreter(other)

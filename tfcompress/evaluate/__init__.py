@@ -1,0 +1,28 @@
+"""Measurements of the shipped file itself: metric, latency, delegation, agreement with the Keras model."""
+
+from tfcompress.evaluate.agreement import Agreement, agreement
+from tfcompress.evaluate.delegation import Delegation, delegation
+from tfcompress.evaluate.interpreter import Kernels, open_interpreter
+from tfcompress.evaluate.latency import Latency, LatencyReport, measure_latency
+from tfcompress.evaluate.metric import Score, drop_points, score
+from tfcompress.evaluate.prediction import IoTypes, TensorType, io_types, output_step, predict
+
+__all__ = [
+    "Agreement",
+    "Delegation",
+    "IoTypes",
+    "Kernels",
+    "Latency",
+    "LatencyReport",
+    "Score",
+    "TensorType",
+    "agreement",
+    "delegation",
+    "drop_points",
+    "io_types",
+    "measure_latency",
+    "open_interpreter",
+    "output_step",
+    "predict",
+    "score",
+]
