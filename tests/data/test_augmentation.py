@@ -1,0 +1,127 @@
+import numpy as np
+import pytest
+from pydantic import ValidationError
+
+from tfcompress import keras_door as kd
+from tfcompress.data.augmentation import Augmentation, _below
+from tfcompress.data.preprocessing import NAMED
+from tfcompress.vocabulary.errors import DataError
+
+
+def seeds_for(count, seed=0):
+    return np.random.default_rng(seed).integers(-(2**31), 2**31, (count, 2), dtype=np.int32)
+
+
+def images_for(count, height=7, width=9, channels=2):
+    return np.random.default_rng(1).random((count, height, width, channels), np.float32)
+
+
+def apply(augmentation, images, seeds):
+    return augmentation.apply(kd.tf.constant(images), kd.tf.constant(seeds)).numpy()
+
+
+def test_off_changes_nothing():
+    images = images_for(5)
+    assert Augmentation().is_off
+    np.testing.assert_array_equal(apply(Augmentation(), images, seeds_for(5)), images)
+
+
+def test_an_image_depends_on_its_own_seed_alone():
+    augmentation = Augmentation(flip=True, crop=2, cutout=3)
+    images, seeds = images_for(40), seeds_for(40)
+    together = apply(augmentation, images, seeds)
+    np.testing.assert_array_equal(together, apply(augmentation, images, seeds))
+    alone = np.concatenate([apply(augmentation, images[i : i + 1], seeds[i : i + 1]) for i in range(40)])
+    np.testing.assert_allclose(together, alone, atol=1e-6)
+    others = apply(augmentation, images, seeds_for(40, seed=1))
+    assert np.mean(np.any(others != together, axis=(1, 2, 3))) > 0.9
+
+
+def test_flip_mirrors_half_of_the_images():
+    images = images_for(2000, 4, 4, 1)
+    found = apply(Augmentation(flip=True), images, seeds_for(2000))
+    kept = np.all(found == images, axis=(1, 2, 3))
+    mirrored = np.all(found == images[:, :, ::-1], axis=(1, 2, 3))
+    assert np.all(kept ^ mirrored)
+    assert 0.45 < mirrored.mean() < 0.55
+
+
+def test_crop_is_a_window_of_the_reflected_image_and_takes_every_place():
+    crop, images = 2, images_for(800, 5, 6, 1)
+    found = apply(Augmentation(crop=crop), images, seeds_for(800))
+    padded = np.pad(images, ((0, 0), (crop, crop), (crop, crop), (0, 0)), mode="reflect")
+    windows = {
+        (y, x): np.all(padded[:, y : y + 5, x : x + 6] == found, axis=(1, 2, 3))
+        for y in range(2 * crop + 1)
+        for x in range(2 * crop + 1)
+    }
+    assert np.all(np.any(list(windows.values()), axis=0))
+    counts = np.array([matches.sum() for matches in windows.values()])
+    assert counts.min() > 10
+    assert counts.max() < 70
+
+
+def test_cutout_sets_one_clipped_square_to_the_mean():
+    side, images = 3, images_for(500)
+    found = apply(Augmentation(cutout=side), images, seeds_for(500))
+    means = images.mean(axis=(1, 2))
+    areas = set()
+    for image, cut, mean in zip(images, found, means, strict=True):
+        erased = np.any(cut != image, axis=-1)
+        rows, columns = np.flatnonzero(erased.any(1)), np.flatnonzero(erased.any(0))
+        assert 1 < len(rows) <= side
+        assert 1 < len(columns) <= side
+        assert erased.sum() == len(rows) * len(columns)
+        assert np.ptp(rows) == len(rows) - 1
+        np.testing.assert_allclose(cut[erased], np.broadcast_to(mean, (erased.sum(), 2)), atol=1e-6)
+        areas.add(int(erased.sum()))
+    assert areas == {4, 6, 9}
+
+
+def test_decisions_do_not_disturb_one_another():
+    images, seeds = images_for(30), seeds_for(30)
+    flipped = apply(Augmentation(flip=True), images, seeds)
+    cropped = apply(Augmentation(crop=2), images, seeds)
+    both = apply(Augmentation(flip=True, crop=2), images, seeds)
+    was_flipped = np.any(flipped != images, axis=(1, 2, 3))
+    np.testing.assert_array_equal(both, np.where(was_flipped[:, None, None, None], cropped[:, :, ::-1], cropped))
+
+
+def test_it_commutes_with_preprocessing():
+    augmentation, seeds = Augmentation(flip=True, crop=2, cutout=3), seeds_for(20)
+    raw = images_for(20) * 255
+    np.testing.assert_allclose(
+        apply(augmentation, NAMED["signed"].apply(raw), seeds),
+        NAMED["signed"].apply(apply(augmentation, raw, seeds)),
+        atol=1e-5,
+    )
+
+
+def test_random_numbers_are_uniform_and_independent():
+    count, bound = 20_000, 10
+    for seeds in (seeds_for(count), np.stack([np.zeros(count), np.arange(count)], 1).astype(np.int32)):
+        draws = np.stack([_below(kd.tf.constant(seeds), stream, bound).numpy()[:, 0] for stream in range(5)])
+        for stream in draws:
+            counts = np.bincount(stream, minlength=bound)
+            # Chi-square of 9 degrees of freedom: above 33.7 once in 10,000.
+            assert ((counts - count / bound) ** 2 / (count / bound)).sum() < 33.7
+            assert abs(np.corrcoef(stream[1:], stream[:-1])[0, 1]) < 0.03
+        assert np.abs(np.corrcoef(draws) - np.eye(5)).max() < 0.03
+
+
+@pytest.mark.parametrize(
+    ("augmentation", "shape", "message"),
+    [
+        (Augmentation(flip=True), (10,), "needs images"),
+        (Augmentation(crop=8), (8, 9, 1), "crop=8"),
+        (Augmentation(crop=9, cutout=9), (8, 9, 1), "(?s)crop=9.*cutout=9"),
+    ],
+)
+def test_what_does_not_fit_is_refused(augmentation, shape, message):
+    with pytest.raises(DataError, match=message):
+        augmentation.apply(kd.tf.zeros((1, *shape)), kd.tf.zeros((1, 2), kd.tf.int32))
+
+
+def test_negative_sizes_are_refused():
+    with pytest.raises(ValidationError, match="crop"):
+        Augmentation(crop=-1)

@@ -1,0 +1,238 @@
+"""A data set in memory, and the tf.data pipelines that feed it to training, evaluation and calibration."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import IntEnum
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from tfcompress import keras_door as kd
+from tfcompress.data.preprocessing import Preprocessing
+from tfcompress.data.settings import DataSettings
+from tfcompress.vocabulary.errors import DataError
+
+TEST_FRACTION = 0.2
+"""Share of all examples that is tested on, where a source has no test split."""
+
+
+class _Purpose(IntEnum):
+    """What random numbers are for: each has its own."""
+
+    ORDER = 0
+    AUGMENTATION = 1
+    CALIBRATION = 2
+    VALIDATION_CUT = 3
+    TEST_CUT = 4
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """Examples that belong together, as stored: no preprocessing.
+
+    Args:
+        inputs: `[n, ...]`, uint8 or float32.
+        targets: `[n]` int64 labels, or `[n, ...]` of any task; None for unlabelled examples.
+    """
+
+    inputs: np.ndarray
+    targets: np.ndarray | None = None
+
+    def __post_init__(self) -> None:
+        if self.targets is not None and len(self.targets) != len(self.inputs):
+            raise DataError(
+                f"Every input needs one target. Received: {len(self.inputs)} inputs and {len(self.targets)} targets."
+            )
+
+    @property
+    def count(self) -> int:
+        """Number of examples."""
+        return len(self.inputs)
+
+    def at(self, indices: np.ndarray) -> Split:
+        """The examples at `indices`, copied."""
+        return Split(self.inputs[indices], None if self.targets is None else self.targets[indices])
+
+    @cached_property
+    def tensors(self) -> tuple[Any, ...]:
+        """Inputs, and targets where there are any, as tensors in main memory: made once, gathered from ever after."""
+        with kd.tf.device("CPU:0"):
+            return tuple(kd.tf.constant(array) for array in (self.inputs, self.targets) if array is not None)
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """Three splits that never mix: train to learn from, validation to decide by, test to report.
+
+    Args:
+        name: what the caller asked for.
+        train: the examples to train on, and the only ones to calibrate with.
+        validation: for early stopping, checkpoints and searches.
+        test: for the last measurement.
+        class_names: of the labels, in order; None where the source has none.
+        seed: that the validation split was cut with.
+    """
+
+    name: str
+    train: Split
+    validation: Split
+    test: Split
+    class_names: tuple[str, ...] | None = None
+    seed: int = 0
+
+    @property
+    def splits(self) -> dict[str, Split]:
+        """The three by their names."""
+        return {"train": self.train, "validation": self.validation, "test": self.test}
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """Shape of one input, without the batch."""
+        return self.train.inputs.shape[1:]
+
+    @property
+    def classes(self) -> int | None:
+        """Number of classes: that of the names, else one more than the largest label; None without integer labels."""
+        labels = [split.targets for split in self.splits.values() if is_labels(split.targets) and split.count]
+        if not labels:
+            return None
+        return len(self.class_names) if self.class_names else 1 + max(int(part.max()) for part in labels)
+
+    def steps_per_epoch(self, batch_size: int) -> int:
+        """Training batches in an epoch, the last of which may be smaller."""
+        return math.ceil(self.train.count / batch_size)
+
+    def training_batches(
+        self, *, preprocessing: Preprocessing, settings: DataSettings, seed: int, step: int, epoch: int
+    ) -> Any:
+        """One epoch of shuffled, augmented training batches, which depends on the arguments alone.
+
+        Args:
+            preprocessing: applied to every input.
+            settings: batch size and augmentation.
+            seed: of the run.
+            step: place of the recipe's step in the run, from 0.
+            epoch: place of the epoch in the step, from 0.
+
+        Returns:
+            A `tf.data.Dataset` of (float32 inputs `[batch, ...]`, targets `[batch, ...]`). Order and augmentation
+            derive from (seed, step, epoch); the last batch holds what is left.
+
+        Raises:
+            DataError: there are no targets, or the augmentation does not fit the inputs.
+        """
+        if self.train.targets is None:
+            raise DataError(f"Training needs targets, and {self.name} has none.")
+        settings.augment.check(self.input_shape)
+        tf = kd.tf
+        order = _generator(_Purpose.ORDER, seed, step, epoch).permutation(self.train.count)
+        seeds = _generator(_Purpose.AUGMENTATION, seed, step, epoch).integers(
+            -(2**31), 2**31, (self.train.count, 2), dtype=np.int32
+        )
+        inputs, targets = self.train.tensors
+
+        # Nothing in it branches on a tensor: without AutoGraph's rewriting it is traced in less than half the time.
+        @tf.autograph.experimental.do_not_convert
+        def load(indices: Any, seeds: Any) -> tuple[Any, Any]:
+            batch = preprocessing.apply(tf.gather(inputs, indices))
+            return settings.augment.apply(batch, seeds), tf.gather(targets, indices)
+
+        return (
+            tf.data.Dataset.from_tensor_slices((order, seeds))
+            .batch(settings.batch_size)
+            .map(load, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+            .prefetch(tf.data.AUTOTUNE)
+        )
+
+    def batches(self, split: Split, *, preprocessing: Preprocessing, batch_size: int) -> Any:
+        """The examples of a split in their order, not augmented.
+
+        Args:
+            split: one of the three.
+            preprocessing: applied to every input.
+            batch_size: examples in a batch; the last one holds what is left.
+
+        Returns:
+            A `tf.data.Dataset` of (float32 inputs, targets), or of float32 inputs alone where there are no targets.
+        """
+        tf = kd.tf
+        inputs, *targets = split.tensors
+
+        def load(indices: Any) -> Any:
+            batch = preprocessing.apply(tf.gather(inputs, indices))
+            return (batch, tf.gather(targets[0], indices)) if targets else batch
+
+        return (
+            tf.data.Dataset.range(split.count)
+            .batch(batch_size)
+            .map(load, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+            .prefetch(tf.data.AUTOTUNE)
+        )
+
+    def calibration(self, *, preprocessing: Preprocessing, count: int, seed: int) -> np.ndarray:
+        """Training inputs to take activation ranges from.
+
+        Args:
+            preprocessing: applied to every input.
+            count: how many; all, where there are fewer.
+            seed: decides which.
+
+        Returns:
+            float32 `[min(count, n), ...]`, no example twice.
+        """
+        chosen = _generator(_Purpose.CALIBRATION, seed).permutation(self.train.count)[:count]
+        return preprocessing.apply(self.train.inputs[chosen])
+
+
+def is_labels(targets: np.ndarray | None) -> bool:
+    """Whether targets are integer labels, one for each example."""
+    return targets is not None and targets.ndim == 1 and np.issubdtype(targets.dtype, np.integer)
+
+
+def _generator(purpose: _Purpose, seed: int, *place: int) -> np.random.Generator:
+    """Random numbers that depend on the arguments alone, and differ between purposes."""
+    return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(purpose, *place)))
+
+
+def assemble(
+    name: str,
+    splits: Mapping[str, Split],
+    *,
+    settings: DataSettings,
+    seed: int,
+    class_names: tuple[str, ...] | None = None,
+) -> Dataset:
+    """A data set of `splits`, with those that are missing cut from train.
+
+    The test split is cut first (`TEST_FRACTION`) and the same for every seed: a model trained under one seed and
+    compressed under another is never tested on what it learned. The validation split
+    (`settings.validation_fraction` of what is left) is cut by `seed`. A cut takes at least one example.
+
+    Args:
+        name: of the data set.
+        splits: `train`, and where the source has them `validation` and `test`.
+        settings: the validation fraction.
+        seed: decides which examples are validated on.
+        class_names: of the labels, in order.
+    """
+    train = splits["train"]
+    if "test" in splits:
+        test = splits["test"]
+    else:
+        train, test = _cut(train, TEST_FRACTION, _generator(_Purpose.TEST_CUT, 0))
+    if "validation" in splits:
+        validation = splits["validation"]
+    else:
+        train, validation = _cut(train, settings.validation_fraction, _generator(_Purpose.VALIDATION_CUT, seed))
+    return Dataset(name, train, validation, test, class_names, seed)
+
+
+def _cut(split: Split, fraction: float, random: np.random.Generator) -> tuple[Split, Split]:
+    """What stays and what is cut off, both in the order of `split`."""
+    size = min(max(1, round(split.count * fraction)), split.count)
+    order = random.permutation(split.count)
+    return split.at(np.sort(order[size:])), split.at(np.sort(order[:size]))
