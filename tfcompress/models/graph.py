@@ -1,0 +1,34 @@
+"""Who feeds whom in a Sequential or Functional model.
+
+A layer may have been part of other models before, and remembers its calls there; only those of the model asked
+about are told.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tfcompress import keras_door as kd
+
+
+def calls(model: Any, layer: Any) -> int:
+    """How often `model` calls `layer`; more than once when it is shared."""
+    return sum(node.layer is layer for node in _nodes(model))
+
+
+def producers(model: Any, layer: Any) -> list[Any]:
+    """The layers whose outputs `layer` takes in `model`, one entry for each time."""
+    return [source for node in _nodes(model) if node.layer is layer for source in _sources(node)]
+
+
+def consumers(model: Any, layer: Any) -> list[Any]:
+    """The layers that take the output of `layer` in `model`, one entry for each time."""
+    return [node.layer for node in _nodes(model) for source in _sources(node) if source is layer]
+
+
+def _nodes(model: Any) -> list[Any]:
+    return [node for depth in model._nodes_by_depth.values() for node in depth]
+
+
+def _sources(node: Any) -> list[Any]:
+    return [] if node.is_input else kd.tf.nest.flatten(node.inbound_layers)

@@ -1,0 +1,198 @@
+"""Bringing in a trained model: `load_model`; and telling and copying models: `fingerprint`, `clone`."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import json
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tfcompress import keras_door as kd
+from tfcompress.models.files import (
+    KINDS,
+    TFMOT_WRAPPERS,
+    keras_3_refusal,
+    read_model,
+    wrapper_refusal,
+)
+from tfcompress.vocabulary.errors import ModelError
+
+
+def load_model(source: str | os.PathLike[str] | Any, custom_objects: Mapping[str, Any] | None = None) -> Any:
+    """A trained Keras 2 model that is fit to be compressed.
+
+    Args:
+        source: a tf_keras model, or the path of a Keras 2 ``.h5``, ``.hdf5`` or ``.keras`` file or of a Keras 2
+            SavedModel folder.
+        custom_objects: classes and functions of the model that Keras does not know, by name. Defaults to none.
+
+    Returns:
+        `source` itself when it is a model, else the model read, uncompiled: a Sequential or Functional
+        `tf_keras.Model` with one input, one output and finite weights.
+
+    Raises:
+        ModelError: the source cannot be read, is a Keras 3 model, or is not such a model. All that is wrong with
+            a model that could be read is named at once.
+
+    Example:
+        >>> load_model("trained.h5").output_shape  # doctest: +SKIP
+        (None, 10)
+    """
+    if isinstance(source, str | os.PathLike):
+        model, where = read_model(Path(source), custom_objects), f"'{os.fspath(source)}'"
+    elif isinstance(source, kd.keras.Model):
+        model, where = source, f"model {source.name!r}"
+    elif any(base.__module__.partition(".")[0] == "keras" for base in type(source).__mro__):
+        raise ModelError(keras_3_refusal(f"this {type(source).__name__} is an object of Keras 3"))
+    else:
+        raise ModelError(
+            f"A model must be a tf_keras model, or the path of {KINDS}. Received: {type(source).__name__}."
+        )
+    problems = _problems(model)
+    if problems:
+        raise ModelError(f"{where} cannot be compressed: " + "; ".join(problems) + ".")
+    return model
+
+
+def clone(model: Any) -> Any:
+    """An independent copy of a Sequential or Functional model: new layers of the same names, equal weights.
+
+    Custom layers, activations, regularizers and the like are taken from the model itself; they need not be
+    registered with Keras. tfmot's wrappers are layers like others. The copy is uncompiled.
+
+    Raises:
+        ModelError: a layer cannot be made again from its own `get_config()`.
+    """
+    copy = kd.keras.models.clone_model(model, clone_function=_copied_layer)
+    copy.set_weights(model.get_weights())
+    return copy
+
+
+def fingerprint(model: Any) -> str:
+    """The SHA-256, in hexadecimal, of the model's architecture (names included) and of every weight's bytes.
+
+    Equal for two loads of one file and for a model and its `clone`; different when one weight differs.
+    """
+    # The JSON form, because configs hold tuples, numpy numbers and functions; without the version of Keras in it.
+    config = json.loads(model.to_json())["config"]
+    digest = hashlib.sha256(json.dumps(config, sort_keys=True).encode())
+    for value in model.get_weights():
+        digest.update(f"{value.dtype.name}{value.shape}".encode())
+        digest.update(np.ascontiguousarray(value).tobytes())
+    return digest.hexdigest()
+
+
+def classes_of(model: Any) -> int | None:
+    """The size of the last axis of the model's output; None where it has none or that size is open."""
+    shape = model.output_shape
+    return shape[-1] if isinstance(shape, tuple) and len(shape) > 1 else None
+
+
+def _problems(model: Any) -> list[str]:
+    """Everything that forbids compressing `model`, each with its remedy; empty when nothing does."""
+    graphless = _graphless(model)
+    if graphless:
+        return [graphless]
+    problems = []
+    layers = list(_layers(model))
+    for what, names in (("input", model.input_names), ("output", model.output_names)):
+        if len(names) != 1:
+            problems.append(
+                f"a model must have one {what}; models of several are not supported yet. "
+                f"It has {len(names)}: {', '.join(names)}"
+            )
+    wrappers = sorted({type(layer).__name__ for layer in layers} & TFMOT_WRAPPERS.keys())
+    revived = [
+        f"{layer.name} ({type(layer).__name__})"
+        for layer in layers
+        # The classes that SavedModel loading makes up in place of ones it does not know are defined there.
+        if type(layer).__module__.endswith("saving.legacy.saved_model.load")
+    ]
+    if wrappers:
+        problems.append(wrapper_refusal(wrappers))
+    elif revived:
+        problems.append(
+            "every custom class or function of a SavedModel must be passed in custom_objects={name: object}. "
+            f"Unknown are those of the layers {', '.join(revived)}"
+        )
+    return problems + _not_finite(model)
+
+
+def _graphless(model: Any) -> str:
+    """What to say when `model`, or one nested in it, has no graph of layers; empty when all have."""
+    if isinstance(model, kd.keras.Sequential) and model.inputs is None:
+        return "a Sequential model must know its input shape. Call `model.build((None, ...))` first"
+    subclassed = [
+        part.name for part in (model, *_layers(model)) if isinstance(part, kd.keras.Model) and part.inputs is None
+    ]
+    if not subclassed:
+        return ""
+    return (
+        "a model must be Sequential or Functional, all nested ones too: a subclassed model has no graph of layers "
+        f"to work on. Subclassed: {', '.join(subclassed)}. Rebuild with `tf_keras.Model(inputs, outputs)`"
+    )
+
+
+def _layers(model: Any) -> Iterator[Any]:
+    """All layers of `model`, those of nested models included."""
+    for layer in model.layers:
+        yield layer
+        if isinstance(layer, kd.keras.Model):
+            yield from _layers(layer)
+
+
+def _not_finite(model: Any) -> list[str]:
+    found = []
+    for weight in model.weights:
+        if weight.dtype.is_floating:
+            bad = int(np.sum(~np.isfinite(weight.numpy())))
+            if bad:
+                found.append(f"{weight.name.partition(':')[0]} ({bad} of {weight.shape.num_elements()})")
+    if not found:
+        return []
+    return [f"every weight must be finite. NaN or infinity is in {', '.join(found)}. Train again from sound weights"]
+
+
+def _copied_layer(layer: Any) -> Any:
+    """A new layer from the config of `layer`, without its weights."""
+    if isinstance(layer, kd.keras.Model):
+        return kd.keras.models.clone_model(layer, clone_function=_copied_layer)
+    try:
+        with kd.keras.utils.custom_object_scope(_custom_objects(layer)):
+            return type(layer).from_config(_config(layer))
+    except Exception as error:  # A user's own class may fail in any way.
+        raise ModelError(
+            f"A layer must be one that its own `from_config(get_config())` makes again. "
+            f"Layer {layer.name!r} ({type(layer).__name__}) is not: {error}"
+        ) from error
+
+
+def _config(layer: Any) -> dict[str, Any]:
+    """The config of `layer`, with functions themselves where its constructor takes them.
+
+    A config can hold a lambda only as byte code, which Keras' constructors do not take back.
+    """
+    config = layer.get_config()
+    if type(layer).from_config.__func__ is kd.keras.layers.Layer.from_config.__func__:
+        config.update({key: vars(layer)[key] for key in config if inspect.isfunction(vars(layer).get(key))})
+    return config
+
+
+def _custom_objects(layer: Any) -> dict[str, Any]:
+    """The functions and classes in `layer` that are not Keras' own, by the names that its config gives them."""
+    found, seen = {}, set()
+    pending = [layer, *layer.submodules]
+    while pending:
+        value = pending.pop()
+        if inspect.isfunction(value):
+            found[value.__name__] = value
+        elif hasattr(value, "get_config") and not isinstance(value, type) and id(value) not in seen:
+            seen.add(id(value))
+            found[type(value).__name__] = type(value)
+            pending.extend(getattr(value, "__dict__", {}).values())
+    return {name: value for name, value in found.items() if not str(value.__module__).startswith("tf_keras.")}

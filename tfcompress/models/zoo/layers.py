@@ -1,0 +1,101 @@
+"""The building blocks the zoo's families share: seeded layers with stable names, and channel rounding."""
+
+from __future__ import annotations
+
+import zlib
+from typing import Any
+
+from tfcompress import keras_door as kd
+
+
+def scaled(channels: int, width: float) -> int:
+    """`channels` times `width`, rounded to the nearest multiple of 8, but never losing more than 10 %.
+
+    The rule of the published MobileNetV2 networks; halves round up, and the result is at least 8.
+
+    Example:
+        >>> scaled(32, 0.25), scaled(24, 0.35), scaled(64, 1.0)
+        (8, 8, 64)
+    """
+    wanted = channels * width
+    rounded = max(8, int(wanted + 4) // 8 * 8)
+    return rounded if rounded >= 0.9 * wanted else rounded + 8
+
+
+class LayerMaker:
+    """Makes layers whose initial weights and dropout derive from one seed and their own names.
+
+    A layer's weights therefore do not depend on how many layers were made before it. Layers before a
+    rectifier start as in He et al. 2015 (arXiv:1502.01852, eq. 10), the classifier as in Glorot and Bengio
+    2010. BatchNormalization always stands directly behind a linear layer, where it can be folded.
+
+    Args:
+        seed: the model's seed.
+    """
+
+    def __init__(self, seed: int) -> None:
+        self._seed = seed
+
+    def conv(self, x: Any, filters: int, kernel: int | tuple[int, int], name: str, **options: Any) -> Any:
+        """A Conv2D with padding "same" and a bias; `options` are Conv2D's."""
+        return kd.keras.layers.Conv2D(
+            filters,
+            kernel,
+            name=name,
+            kernel_initializer=kd.keras.initializers.HeNormal(self._seed_of(name)),
+            **{"padding": "same", **options},
+        )(x)
+
+    def conv_bn(self, x: Any, filters: int, kernel: int | tuple[int, int], name: str, **options: Any) -> Any:
+        """`conv` without a bias unless `options` ask for one, and BatchNormalization ``<name>_bn``."""
+        return self._bn(self.conv(x, filters, kernel, name, **{"use_bias": False, **options}), name)
+
+    def depthwise_bn(self, x: Any, name: str, **options: Any) -> Any:
+        """A 3×3 DepthwiseConv2D with padding "same", by default without a bias, and ``<name>_bn``."""
+        # Keras takes the fan-in of a depthwise kernel for that of a full convolution, which starts a wide
+        # layer's outputs near BatchNormalization's epsilon. Each output sees one channel: the fan-in is 3·3.
+        initializer = kd.keras.initializers.TruncatedNormal(stddev=(2 / 9) ** 0.5, seed=self._seed_of(name))
+        layer = kd.keras.layers.DepthwiseConv2D(
+            3,
+            name=name,
+            depthwise_initializer=initializer,
+            **{"padding": "same", "use_bias": False, **options},
+        )
+        return self._bn(layer(x), name)
+
+    def relu(self, x: Any, name: str) -> Any:
+        """A rectifier, ``<name>_relu``."""
+        return kd.keras.layers.Activation("relu", name=f"{name}_relu")(x)
+
+    def relu6(self, x: Any, name: str) -> Any:
+        """A rectifier that saturates at 6, ``<name>_relu``."""
+        return kd.keras.layers.ReLU(6.0, name=f"{name}_relu")(x)
+
+    def dense(self, x: Any, units: int, name: str) -> Any:
+        """A Dense layer with a rectifier."""
+        return kd.keras.layers.Dense(
+            units,
+            activation="relu",
+            name=name,
+            kernel_initializer=kd.keras.initializers.HeNormal(self._seed_of(name)),
+        )(x)
+
+    def dropout(self, x: Any, rate: float, name: str) -> Any:
+        """Dropout of the share `rate` of values."""
+        return kd.keras.layers.Dropout(rate, seed=self._seed_of(name), name=name)(x)
+
+    def classifier(self, x: Any, classes: int) -> Any:
+        """The Dense layer ``classifier`` with a softmax over `classes`."""
+        return kd.keras.layers.Dense(
+            classes,
+            activation="softmax",
+            name="classifier",
+            kernel_initializer=kd.keras.initializers.GlorotUniform(self._seed_of("classifier")),
+        )(x)
+
+    def _bn(self, x: Any, name: str) -> Any:
+        return kd.keras.layers.BatchNormalization(name=f"{name}_bn")(x)
+
+    def _seed_of(self, name: str) -> int:
+        # Initializers take a signed 32-bit seed.
+        return zlib.crc32(f"{self._seed}/{name}".encode()) & 0x7FFFFFFF
