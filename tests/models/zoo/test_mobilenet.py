@@ -7,21 +7,19 @@ from tfcompress.models import zoo
 from tfcompress.models.zoo.layers import scaled
 
 
+@pytest.mark.parametrize(("spec", "total"), [("mobilenet_v1", 4_253_864), ("mobilenet_v2", 3_538_984)])
+def test_sizes_are_those_of_the_papers(counts, spec, total):
+    assert counts(spec, (32, 32, 3), 1000)[0] == total
+
+
 @pytest.mark.parametrize(
-    ("spec", "total"),
-    [
-        ("mobilenet_v1", 4_253_864),
-        ("mobilenet_v1:width=0.25", 475_544),
-        ("mobilenet_v2", 3_538_984),
-        ("mobilenet_v2:width=0.35", 1_691_208),
-    ],
+    ("spec", "theirs", "width", "total"),
+    [("mobilenet_v1", "MobileNet", 0.25, 475_544), ("mobilenet_v2", "MobileNetV2", 0.35, 1_691_208)],
 )
-def test_sizes_are_those_of_the_papers_and_of_keras(counts, spec, total):
-    name, _, width = spec.partition(":width=")
-    theirs = kd.keras.applications.MobileNet if name == "mobilenet_v1" else kd.keras.applications.MobileNetV2
+def test_narrow_networks_have_the_size_of_keras_own(counts, spec, theirs, width, total):
     with kd.tf.Graph().as_default():
-        expected = theirs(weights=None, input_shape=(32, 32, 3), alpha=float(width or 1)).count_params()
-    assert counts(spec, (32, 32, 3), 1000)[0] == expected == total
+        expected = getattr(kd.keras.applications, theirs)(weights=None, input_shape=(32, 32, 3), alpha=width)
+        assert counts(f"{spec}:width={width}", (32, 32, 3), 1000)[0] == expected.count_params() == total
 
 
 def test_rectifiers_saturate_at_six():
