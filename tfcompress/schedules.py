@@ -46,9 +46,12 @@ def polynomial(initial: float, final: float, begin: int, end: int, power: float 
         raise ValueError(f"A polynomial schedule must end behind its beginning. Received: begin={begin}, end={end}")
 
     def schedule(step: Any) -> Any:
-        done = (step - begin) / (end - begin)
-        # Clipped with arithmetic alone, to stay neutral between NumPy and TensorFlow.
-        left = 1.0 - (abs(done) - abs(done - 1.0) + 1.0) / 2.0
+        left = _positive_part(1.0 - _positive_part((step - begin) / (end - begin)))
         return final + (initial - final) * left**power
 
     return schedule
+
+
+def _positive_part(value: Any) -> Any:
+    """max(value, 0) by arithmetic that NumPy and TensorFlow share; exact, so that no power is taken below 0."""
+    return (value + abs(value)) / 2.0

@@ -45,7 +45,7 @@ def ship(state: State, settings: ConversionSettings, preprocessing: Preprocessin
     model, samples = state.model, preprocessing.apply(calibration)
     if settings.preprocessing_in_graph:
         model = with_preprocessing(model, preprocessing.scale, preprocessing.offset)
-        samples = calibration.astype(np.float32)
+        samples = _with_byte_range(calibration).astype(np.float32)
     content = quantized_tflite(model, state.number_format, settings, samples)
     flat = Flatbuffer(content)
     proof = prove_integer(flat)
@@ -54,3 +54,16 @@ def ship(state: State, settings: ConversionSettings, preprocessing: Preprocessin
     promises = read_promises(flat, state)
     require_kept(promises)
     return Shipment(strip_names(content) if settings.strip_names else content, proof, promises)
+
+
+def _with_byte_range(raw: np.ndarray) -> np.ndarray:
+    """`raw` with a 0 and a 255 in the first sample where it holds bytes.
+
+    The input then has the scale 1, and a file of uint8 input takes bytes as they are.
+    """
+    if raw.dtype != np.uint8:
+        return raw
+    samples = raw.copy()
+    ends = samples[0].reshape(-1)
+    ends[0], ends[-1] = 0, 255
+    return samples

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from tfcompress import keras_door as kd
 from tfcompress.vocabulary.errors import ConversionError
 
 FLOAT_TYPES = frozenset({"FLOAT16", "FLOAT32", "FLOAT64", "BFLOAT16"})
@@ -15,10 +16,10 @@ FLOAT_TYPES = frozenset({"FLOAT16", "FLOAT32", "FLOAT64", "BFLOAT16"})
 
 @dataclass(frozen=True)
 class Tensor:
-    """One tensor of the main graph.
+    """One tensor of a graph.
 
     Args:
-        index: its place in the file.
+        index: its place in the graph.
         name: its name; empty when names were stripped.
         dtype: TFLite's name of its type, e.g. ``INT8``, ``INT4``, ``FLOAT32``.
         shape: its static shape.
@@ -45,7 +46,7 @@ class Tensor:
 
 @dataclass(frozen=True)
 class Operator:
-    """One operator of the main graph, with the indices of its tensors (-1 for an optional one left out)."""
+    """One operator of a graph, with the indices of its tensors (-1 for an optional one left out)."""
 
     index: int
     name: str
@@ -54,24 +55,17 @@ class Operator:
     custom: bool
 
 
-class Flatbuffer:
-    """The main graph of a .tflite file.
+class Graph:
+    """One graph of a .tflite file.
 
     Args:
-        content: the file's bytes.
-
-    Raises:
-        ConversionError: the bytes are no TFLite model.
+        model: the file's object tree.
+        graph: the graph's, in it.
     """
 
-    def __init__(self, content: bytes) -> None:
-        from ai_edge_litert.tools import flatbuffer_utils
-
-        # The identifier stands behind the root offset; the parser itself would crash on other files.
-        if content[4:8] != b"TFL3":
-            raise ConversionError("A .tflite file must carry the identifier TFL3; these bytes do not.")
-        self._model = flatbuffer_utils.convert_bytearray_to_object(bytearray(content))
-        self._graph = self._model.subgraphs[0]
+    def __init__(self, model: Any, graph: Any) -> None:
+        self._model = model
+        self._graph = graph
 
     @cached_property
     def tensors(self) -> tuple[Tensor, ...]:
@@ -98,10 +92,11 @@ class Flatbuffer:
         tensor = self.tensors[index]
         if tensor.data is not None:
             return tensor
-        makers = [op for op in self.operators if index in op.outputs and op.name == "DEQUANTIZE"]
-        return (
-            self.tensors[makers[0].inputs[0]] if makers and self.tensors[makers[0].inputs[0]].data is not None else None
-        )
+        for op in self.operators:
+            if op.name == "DEQUANTIZE" and index in op.outputs:
+                stored = self.tensors[op.inputs[0]]
+                return stored if stored.data is not None else None
+        return None
 
     def _operator(self, index: int, raw: Any) -> Operator:
         from ai_edge_litert import schema_py_generated as schema
@@ -133,6 +128,35 @@ class Flatbuffer:
         )
 
 
+class Flatbuffer(Graph):
+    """A .tflite file: its main graph, and those that operators such as WHILE call.
+
+    Args:
+        content: the file's bytes.
+
+    Raises:
+        ConversionError: the bytes are no complete TFLite model.
+    """
+
+    def __init__(self, content: bytes) -> None:
+        from ai_edge_litert.tools import flatbuffer_utils
+
+        try:
+            # The object reader follows whatever offsets it finds; LiteRT verifies them first.
+            kd.litert.Interpreter(model_content=content)
+        except ValueError as error:
+            raise ConversionError(
+                f"A .tflite file must be complete. These {len(content)} bytes are not: {error}. Convert again."
+            ) from error
+        model = flatbuffer_utils.convert_bytearray_to_object(bytearray(content))
+        super().__init__(model, model.subgraphs[0])
+
+    @cached_property
+    def graphs(self) -> tuple[Graph, ...]:
+        """All graphs, this main one first."""
+        return (self, *(Graph(self._model, graph) for graph in self._model.subgraphs[1:]))
+
+
 def _names(enum: Any) -> dict[int, str]:
     return {value: name for name, value in vars(enum).items() if isinstance(value, int)}
 
@@ -153,7 +177,7 @@ _NUMPY = {
 
 
 def _values(data: Any, dtype: str, shape: tuple[int, ...]) -> np.ndarray | None:
-    if data is None:
+    if data is None or len(data) == 0:
         return None
     raw = np.asarray(data, np.uint8)
     if dtype == "INT4":

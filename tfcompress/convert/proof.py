@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from tfcompress.convert.flatbuffer import Flatbuffer, Operator
+from tfcompress.convert.flatbuffer import Flatbuffer, Graph, Operator
 from tfcompress.vocabulary.errors import ConversionError
 
 _BOUNDARY = frozenset({"QUANTIZE", "DEQUANTIZE"})
@@ -36,20 +36,33 @@ class Proof:
 
 
 def prove_integer(flat: Flatbuffer) -> Proof:
-    """Walk every operator of `flat`, which must still carry its tensor names.
+    """Walk every operator of every graph of `flat`, which must still carry its tensor names.
 
     An operator fails when it is custom, or has a floating-point input or output. A QUANTIZE right at a float
-    input of the graph, and a DEQUANTIZE right at a float output, are the quantizers a caller asked to have inside.
+    input of the main graph, and a DEQUANTIZE right at a float output, are the quantizers a caller asked to have
+    inside.
     """
     edges = {t.index for t in (*flat.inputs, *flat.outputs)}
     findings = []
-    for op in flat.operators:
-        floats = [i for i in (*op.inputs, *op.outputs) if i >= 0 and flat.tensors[i].is_float]
-        if op.custom:
-            findings.append(Finding(op.name, _layer(flat, op), "custom operators have no integer kernel here"))
-        elif floats and not (op.name in _BOUNDARY and edges.issuperset(floats)):
-            findings.append(Finding(op.name, _layer(flat, op), "the converter has no integer form of it"))
-    return Proof(tuple(findings), len(flat.operators))
+    for graph in flat.graphs:
+        allowed = edges if graph is flat else set()
+        for op in graph.operators:
+            floats = [i for i in (*op.inputs, *op.outputs) if i >= 0 and graph.tensors[i].is_float]
+            if op.custom or (floats and not (op.name in _BOUNDARY and allowed.issuperset(floats))):
+                findings.append(_finding(graph, op))
+    return Proof(tuple(findings), sum(len(graph.operators) for graph in flat.graphs))
+
+
+def _finding(graph: Graph, op: Operator) -> Finding:
+    if op.custom:
+        reason = "custom operators have no integer kernel here"
+    elif op.name in _BOUNDARY:
+        reason = "it carries values to or from operators left in float"
+    else:
+        reason = "the converter has no integer form of it"
+    # A boundary has no layer of its own: it stands behind the one whose output it carries.
+    tensors = op.inputs if op.name in _BOUNDARY else op.outputs
+    return Finding(op.name, _layer(graph.tensors[tensors[0]].name if tensors else ""), reason)
 
 
 def require_integer(proof: Proof) -> None:
@@ -68,8 +81,10 @@ def require_integer(proof: Proof) -> None:
     )
 
 
-def _layer(flat: Flatbuffer, op: Operator) -> str:
-    """The layer an operator came from, as far as the name of its output tells."""
-    name = flat.tensors[op.outputs[0]].name if op.outputs else ""
-    parts = [part for part in name.split(";")[0].split("/") if part]
-    return parts[1] if len(parts) > 1 else name or "an unnamed layer"
+def _layer(tensor: str) -> str:
+    """The layer that a tensor is the output of, as far as its name ``model/layer/operation;...`` tells."""
+    parts = [part for part in tensor.split(";")[0].split("/") if part]
+    if len(parts) > 1:
+        # A model behind preprocessing is nested in one of its own name.
+        return parts[2] if len(parts) > 2 and parts[0] == parts[1] else parts[1]
+    return "the layer of the model's output" if tensor.startswith("StatefulPartitionedCall") else tensor or "unnamed"

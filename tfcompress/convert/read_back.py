@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
+from tfcompress import keras_door as kd
 from tfcompress.convert.flatbuffer import Flatbuffer, Tensor
+from tfcompress.models.graph import consumers
 from tfcompress.vocabulary.errors import PromiseError
 from tfcompress.vocabulary.promises import Promise
 from tfcompress.vocabulary.state import State
 
-# Where a weighted operator has its weight among its inputs, and which axes of it are outputs and inputs.
+# Where a weighted operator has its weight among its inputs, and which of its axes is that of the output channels.
 _WEIGHT_INPUT = {
     "CONV_2D": 1,
     "DEPTHWISE_CONV_2D": 1,
@@ -19,8 +22,11 @@ _WEIGHT_INPUT = {
     "TRANSPOSE_CONV": 1,
     "BATCH_MATMUL": 1,
     "CONV_3D": 1,
+    "GATHER": 0,
 }
-_CHANNEL_AXIS = {"DEPTHWISE_CONV_2D": 3}
+_CHANNEL_AXIS = {"DEPTHWISE_CONV_2D": 3, "CONV_3D": 4, "GATHER": 1}
+# A separable convolution becomes two operators with one layer's name.
+_OPERATOR_OF = {"depthwise_kernel": "DEPTHWISE_CONV_2D", "pointwise_kernel": "CONV_2D"}
 _WRAPPER_PREFIX = "quant_"
 
 
@@ -57,8 +63,8 @@ def require_kept(found: tuple[PromiseFound, ...]) -> None:
         PromiseError: naming every broken promise: weight, promised, found.
     """
     broken = [
-        f"{f.promise.weight}: {f.promise.made_by} promised {f.promise.kind} {f.promise.bound:g}, the file has {f.found:g}"
-        for f in found
+        f"{p.weight}: {p.made_by} promised {p.kind} {p.bound:g}, the file has {f.found:g}"
+        for f, p in ((f, f.promise) for f in found)
         if not f.kept
     ]
     if broken:
@@ -66,7 +72,7 @@ def require_kept(found: tuple[PromiseFound, ...]) -> None:
 
 
 def _read(flat: Flatbuffer, state: State, promise: Promise) -> PromiseFound:
-    weight, channel_axis = find_weight(flat, state.lineage.place(promise.weight))
+    weight, channel_axis = find_weight(flat, state.lineage.place(promise.weight), state.model)
     values = weight.data
     if promise.kind == "zeros":
         return PromiseFound(promise, np.count_nonzero(values == 0) / values.size)
@@ -82,7 +88,7 @@ def _read(flat: Flatbuffer, state: State, promise: Promise) -> PromiseFound:
     return PromiseFound(promise, int((groups == 0).sum(axis=1).min()))
 
 
-def find_weight(flat: Flatbuffer, place: str) -> tuple[Tensor, int]:
+def find_weight(flat: Flatbuffer, place: str, model: Any) -> tuple[Tensor, int]:
     """The constant of the file that holds a Keras weight, and its output-channel axis.
 
     The converter builds a constant's name from the names of the layers it came from; the weight of a layer is
@@ -91,21 +97,32 @@ def find_weight(flat: Flatbuffer, place: str) -> tuple[Tensor, int]:
     Args:
         flat: a file with its tensor names.
         place: the weight's name in the converted model, ``"<layer>/<attribute>"``.
+        model: the converted model.
 
     Raises:
         PromiseError: no constant, or more than one, names the layer.
     """
-    layer = place.rpartition("/")[0]
-    wanted = {layer, _WRAPPER_PREFIX + layer}
+    layer, _, attribute = place.rpartition("/")
+    names = _names_in_file(model, layer)
     found: dict[int, tuple[Tensor, int]] = {}
     for op in flat.operators:
-        if op.name in _WEIGHT_INPUT:
+        if op.name in _WEIGHT_INPUT and op.name == _OPERATOR_OF.get(attribute, op.name):
             tensor = flat.constant_behind(op.inputs[_WEIGHT_INPUT[op.name]])
-            if tensor is not None and wanted & set(tensor.name.replace(";", "/").split("/")):
+            if tensor is not None and names & set(tensor.name.replace(";", "/").split("/")):
                 found[tensor.index] = (tensor, _CHANNEL_AXIS.get(op.name, 0))
     if len(found) != 1:
         raise PromiseError(
-            f"The weight {place} must be one constant of the converted file; {len(found)} constants name its layer. "
-            "Two layers with the same weights share a constant: give each its own."
+            f"The promised weight {place} must be one constant of the converted file, to be read back; "
+            f"{len(found)} constants carry the name of its layer. A grouped convolution, a layer called twice, or "
+            f"one with the same weights as another loses its name. Remedy: exclude {layer} from the steps that "
+            "promise, or give it weights of its own."
         )
     return next(iter(found.values()))
+
+
+def _names_in_file(model: Any, layer: str) -> set[str]:
+    """What the converter may call the weight of `layer`: by its name, or by a BatchNormalization merged into it."""
+    own = {layer, _WRAPPER_PREFIX + layer}
+    behind = (c for part in model.layers if part.name in own for c in consumers(model, part))
+    merged = {c.name for c in behind if isinstance(getattr(c, "layer", c), kd.keras.layers.BatchNormalization)}
+    return own | merged

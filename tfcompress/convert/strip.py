@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tfcompress.convert.flatbuffer import Flatbuffer
+from tfcompress.convert.flatbuffer import Flatbuffer, Graph
 from tfcompress.vocabulary.errors import ConversionError
 
 
@@ -13,10 +13,11 @@ def strip_names(content: bytes) -> bytes:
         content: a .tflite file.
 
     Raises:
-        ConversionError: the stripped file does not hold the same graph and constants.
+        ConversionError: the bytes are no .tflite file, or the stripped file does not hold the same graph and constants.
     """
     from ai_edge_litert.tools import flatbuffer_utils
 
+    before = Flatbuffer(content)
     model = flatbuffer_utils.convert_bytearray_to_object(bytearray(content))
     model.description = None
     used = {tensor.buffer for graph in model.subgraphs for tensor in graph.tensors}
@@ -29,23 +30,25 @@ def strip_names(content: bytes) -> bytes:
         for tensor in graph.tensors:
             tensor.name = None
     stripped = bytes(flatbuffer_utils.convert_object_to_bytearray(model))
-    if not _same(Flatbuffer(content), Flatbuffer(stripped)):
+    if not _same(before, Flatbuffer(stripped)):
         raise ConversionError("Stripping names changed the graph or a constant; the file is not shipped.")
     return stripped
 
 
 def _same(before: Flatbuffer, after: Flatbuffer) -> bool:
-    def essence(flat: Flatbuffer) -> list[tuple]:
+    def essence(graph: Graph) -> list[tuple]:
         tensors = [
             (
                 t.dtype,
                 t.shape,
                 t.scales.tobytes(),
                 t.zero_points.tobytes(),
+                t.axis,
                 None if t.data is None else t.data.tobytes(),
             )
-            for t in flat.tensors
+            for t in graph.tensors
         ]
-        return [*tensors, *((op.name, op.inputs, op.outputs) for op in flat.operators)]
+        ends = [tuple(t.index for t in graph.inputs), tuple(t.index for t in graph.outputs)]
+        return [*tensors, *ends, *((op.name, op.inputs, op.outputs) for op in graph.operators)]
 
-    return essence(before) == essence(after)
+    return [essence(graph) for graph in before.graphs] == [essence(graph) for graph in after.graphs]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 from tensorflow_model_optimization.python.core.sparsity.keras import pruning_impl, pruning_wrapper
 from tensorflow_model_optimization.python.core.sparsity.keras.pruning_schedule import PruningSchedule
 
@@ -19,21 +20,25 @@ from tfcompress.schedules import Schedule
 class StepSchedule(PruningSchedule):
     """A plain `step -> sparsity` function as a tfmot schedule that updates at `begin`, each `frequency`, and `end`.
 
+    The function is asked beforehand, once for each update, so that it may be any Python.
+
     Args:
-        sparsity: the function.
+        sparsity: the function; `values` are what it gave, float64.
         begin: first step at which masks are made; tfmot counts steps from 1.
         end: last such step; masks stay as they are afterwards.
         frequency: steps between updates.
     """
 
     def __init__(self, sparsity: Schedule, begin: int, end: int, frequency: int) -> None:
-        self.sparsity, self.begin, self.end, self.frequency = sparsity, begin, end, frequency
+        self.begin, self.end, self.frequency = begin, end, frequency
+        self.values = np.array([sparsity(step) for step in (*range(begin, end, frequency), end)], np.float64)
 
     def __call__(self, step: Any) -> tuple[Any, Any]:
         tf = kd.tf
         inside = (step >= self.begin) & (step <= self.end)
         due = ((step - self.begin) % self.frequency == 0) | (step == self.end)
-        return inside & due, tf.cast(self.sparsity(tf.cast(step, tf.float32)), tf.float32)
+        update = (step - self.begin + self.frequency - 1) // self.frequency
+        return inside & due, tf.gather(self.values, tf.clip_by_value(update, 0, len(self.values) - 1))
 
     def get_config(self) -> dict[str, Any]:
         """Functions have no configuration; a wrapped model is prepared anew, not loaded."""
@@ -41,16 +46,17 @@ class StepSchedule(PruningSchedule):
 
 
 class ExactPruning(pruning_impl.Pruning):
-    """Masks that zero exactly the smallest magnitudes: ``ceil(sparsity * count)`` of them."""
+    """Masks that zero the smallest magnitudes: as few as make their share at least the sparsity asked for.
+
+    Of equal magnitudes the later ones in the flattened weight go first.
+    """
 
     def _update_mask(self, weights: Any) -> tuple[Any, Any]:
         tf = kd.tf
         sparsity = self._pruning_schedule(self._step_fn())[1]
         magnitude = tf.reshape(tf.abs(weights), [-1])
         count = tf.size(magnitude)
-        # The small constant keeps 0.95 * 500, which float32 puts above 475, from costing one weight more.
-        zeros = tf.cast(tf.math.ceil(sparsity * tf.cast(count, tf.float32) - 1e-3), tf.int32)
-        kept = tf.math.top_k(magnitude, k=count - zeros)
+        kept = tf.math.top_k(magnitude, k=count - fewest_zeros(sparsity, count))
         mask = tf.scatter_nd(kept.indices[:, None], tf.ones_like(kept.values), [count])
         threshold = tf.reduce_min(tf.concat([kept.values, [magnitude.dtype.max]], 0))
         return threshold, tf.reshape(mask, tf.shape(weights))
@@ -66,6 +72,25 @@ class ExactPruning(pruning_impl.Pruning):
         mask = tf.reduce_sum(tf.one_hot(kept, group, dtype=weights.dtype), axis=1)
         moved = tf.reshape(mask, [weights.shape[a] for a in order])
         return tf.transpose(moved, [order.index(a) for a in range(weights.shape.rank)])
+
+
+def fewest_zeros(sparsity: Any, count: Any) -> Any:
+    """The smallest number of zeros of which ``zeros / count >= sparsity`` holds in float64.
+
+    Args:
+        sparsity: scalar float64 tensor in 0...1.
+        count: scalar integer tensor, at least 1.
+
+    Returns:
+        Scalar int32 tensor.
+    """
+    tf = kd.tf
+    count = tf.cast(count, tf.float64)
+    zeros = tf.math.ceil(sparsity * count)
+    # The product is rounded, so its ceiling may be one too many (0.07 * 100) or one too few.
+    zeros += tf.cast(zeros / count < sparsity, tf.float64)
+    zeros -= tf.cast((zeros - 1.0) / count >= sparsity, tf.float64)
+    return tf.cast(zeros, tf.int32)
 
 
 class PruneExactly(pruning_wrapper.PruneLowMagnitude):

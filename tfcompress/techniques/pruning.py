@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from fnmatch import fnmatchcase
 from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
@@ -33,7 +34,7 @@ class Pruning(Technique):
     technique: Literal["pruning"] = "pruning"
     schedule: Literal["polynomial", "constant"] | Callable[[Any], Any] = "polynomial"
     """How sparsity grows: `polynomial`, `constant` (final from the start), or in Python any function of the
-    share of the step's training that is done (0...1) to a sparsity that ends at `final_sparsity`."""
+    share of the way from `begin` to `end` (0...1) to a sparsity that ends at `final_sparsity`."""
     initial_sparsity: Share = 0.0
     """Sparsity at `begin`, for the polynomial schedule. Defaults to 0."""
     final_sparsity: Share = 0.5
@@ -49,15 +50,16 @@ class Pruning(Technique):
     frequency: int = Field(default=10, ge=1)
     """Optimizer steps between mask updates. Defaults to 10."""
     layers: list[str] | None = None
-    """Patterns of the layers to prune. Defaults to all that tfmot prunes; depthwise ones need `depthwise`."""
+    """Patterns of the layers to prune. Defaults to all with a kernel; depthwise ones need `depthwise`."""
     exclude: list[str] = Field(default=[])
     """Patterns of layers to leave out."""
     depthwise: bool = False
     """Prune DepthwiseConv2D too. Off by default: few weights, costly to lose."""
     block_size: tuple[int, int] = (1, 1)
-    """Zeros come in blocks of (inputs, outputs) in Dense kernels. Defaults to single weights."""
+    """Zeros come in blocks of (inputs, outputs), in Dense kernels only. Defaults to single weights."""
     n_of_m: tuple[int, int] | None = None
-    """(2, 4): two zeros of every four consecutive input channels; takes the place of `final_sparsity`."""
+    """(2, 4): two zeros of every four consecutive input channels of Dense, Conv1D and Conv2D kernels, from the
+    first step on; takes the place of schedule and `final_sparsity`."""
 
     @model_validator(mode="after")
     def _values_agree(self) -> Pruning:
@@ -91,9 +93,9 @@ class Pruning(Technique):
         def wrap(layer: Any) -> Any:
             if layer.name not in kernels:
                 return layer
-            if isinstance(layer, kd.keras.layers.DepthwiseConv2D):
+            if _is_depthwise(layer):
                 layer.get_prunable_weights = lambda: [layer.depthwise_kernel]
-            schedule = self._step_schedule(layer.name, plan, begin, end)
+            schedule = self._step_schedule(layer.name, begin, end)
             return PruneExactly(
                 layer, pruning_schedule=schedule, block_size=self.block_size, sparsity_m_by_n=self.n_of_m
             )
@@ -107,7 +109,8 @@ class Pruning(Technique):
 
     def first_selectable_epoch(self, plan: StepPlan) -> int:
         """The epoch in which the last masks are made."""
-        return (self._span(plan)[1] - 1) // plan.steps_per_epoch
+        last = 1 if self.n_of_m is not None else self._span(plan)[1]
+        return (last - 1) // plan.steps_per_epoch
 
     def finish(self, state: State) -> State:
         """The plain model again, with its zeros promised."""
@@ -141,26 +144,35 @@ class Pruning(Technique):
         begin = max(1, round(self.begin * plan.total_steps))
         return begin, max(begin, round(self.end * plan.total_steps))
 
-    def _step_schedule(self, layer: str, plan: StepPlan, begin: int, end: int) -> Any:
+    def _step_schedule(self, layer: str, begin: int, end: int) -> Any:
         from tfcompress.techniques._magnitude import StepSchedule
 
         target = value_for(layer, self.final_sparsity, self.per_layer)
         sparsity: Schedule
         if callable(self.schedule):
             chosen = self.schedule
-            sparsity = lambda step: chosen(step / plan.total_steps)  # noqa: E731
+            sparsity = lambda step: min(target, chosen((step - begin) / (end - begin) if end > begin else 1.0))  # noqa: E731
         elif self.schedule == "constant" or begin == end:
             sparsity = constant(target)
         else:
             sparsity = polynomial(min(self.initial_sparsity, target), target, begin, end, self.power)
-        return StepSchedule(sparsity, begin, end, self.frequency)
+        schedule = StepSchedule(sparsity, begin, end, self.frequency)
+        if not (schedule.values >= 0).all() or schedule.values[-1] < target:
+            raise RecipeError(
+                f"{self.name}: schedule must give numbers of at least 0 and end at the sparsity of the layer, "
+                f"{target:g} for {layer}. Received: from {schedule.values.min():g} to {schedule.values[-1]:g}."
+            )
+        return schedule
 
     def _kernels(self, model: Any) -> dict[str, str]:
         """The chosen layers and the name of the weight to prune in each."""
-        prunable = _prunable(model, self.depthwise)
+        prunable = _prunable(model)
         if self.block_size != (1, 1):
             dense = kd.keras.layers.Dense
             prunable = {n: a for n, a in prunable.items() if isinstance(model.get_layer(n), dense)}
+        if not self.depthwise:
+            self._refuse_depthwise(model)
+            prunable = {n: a for n, a in prunable.items() if not _is_depthwise(model.get_layer(n))}
         if self.layers is None and self.n_of_m is not None:
             # Stems read 1 or 3 channels; a pattern by groups cannot apply there and nobody asked for it.
             prunable = {n: a for n, a in prunable.items() if self._misfit(model, n, a) is None}
@@ -172,29 +184,49 @@ class Pruning(Technique):
             raise RecipeError(f"{self.name}: {'; '.join(misfits) or 'no layer of this model can be pruned'}.")
         return {name: prunable[name] for name in names}
 
-    def _misfit(self, model: Any, layer: str, attribute: str) -> str | None:
-        shape = getattr(model.get_layer(layer), attribute).shape
-        inputs, outputs = shape[-2], shape[-1]
+    def _refuse_depthwise(self, model: Any) -> None:
+        """Say so when a pattern chooses nothing but depthwise layers, which are off."""
+        for pattern in (*(self.layers or ()), *self.per_layer):
+            matched = [layer for layer in model.layers if fnmatchcase(layer.name, pattern)]
+            if matched and all(_is_depthwise(layer) for layer in matched):
+                raise RecipeError(
+                    f"{self.name}: DepthwiseConv2D layers are pruned only where depthwise is true. Received: the "
+                    f"pattern {pattern}, which chooses {', '.join(layer.name for layer in matched)}. "
+                    f"Remedy: set {self.name}.depthwise=true, or remove the pattern."
+                )
+
+    def _misfit(self, model: Any, name: str, attribute: str) -> str | None:
+        layer = model.get_layer(name)
+        inputs, outputs = getattr(layer, attribute).shape[-2:]
         height, width = self.block_size
         if inputs % height or outputs % width:
-            return f"block_size {self.block_size} must divide the kernel of {layer}, {inputs} x {outputs}"
-        if self.n_of_m is not None and inputs % self.n_of_m[1]:
-            return f"n_of_m {self.n_of_m} needs input channels in groups of {self.n_of_m[1]}; {layer} has {inputs}"
+            return f"block_size {self.block_size} must divide the kernel of {name}, {inputs} x {outputs}"
+        if self.n_of_m is None:
+            return None
+        layers = kd.keras.layers
+        if type(layer) not in (layers.Dense, layers.Conv1D, layers.Conv2D):
+            return f"n_of_m is for Dense, Conv1D and Conv2D; {name} is a {type(layer).__name__}"
+        if inputs % self.n_of_m[1]:
+            return f"n_of_m {self.n_of_m} needs input channels in groups of {self.n_of_m[1]}; {name} has {inputs}"
         return None
 
 
-def _prunable(model: Any, depthwise: bool) -> dict[str, str]:
+def _is_depthwise(layer: Any) -> bool:
+    return isinstance(layer, kd.keras.layers.DepthwiseConv2D)
+
+
+def _prunable(model: Any) -> dict[str, str]:
+    """The layers with one kernel, and its name: those of tfmot's registry, and the depthwise ones."""
     from tensorflow_model_optimization.python.core.sparsity.keras.prune_registry import PruneRegistry
 
     found = {}
     for layer in model.layers:
-        if isinstance(layer, kd.keras.layers.DepthwiseConv2D):
-            if depthwise:
-                found[layer.name] = "depthwise_kernel"
-        elif PruneRegistry.supports(layer):
-            names = PruneRegistry._weight_names(layer)
-            if len(names) == 1:
-                found[layer.name] = names[0]
+        # Recurrent layers are not in the registry's map, though it supports them.
+        names = PruneRegistry._LAYERS_WEIGHTS_MAP.get(type(layer), [])
+        if _is_depthwise(layer):
+            names = ["depthwise_kernel"]
+        if len(names) == 1:
+            found[layer.name] = names[0]
     return found
 
 

@@ -8,6 +8,7 @@ import numpy as np
 from pydantic import Field
 
 from tfcompress import keras_door as kd
+from tfcompress.models.graph import calls, consumers, producers
 from tfcompress.techniques.base import StepPlan, Technique, select_layers, value_for
 from tfcompress.vocabulary.errors import RecipeError
 from tfcompress.vocabulary.promises import Promise
@@ -17,6 +18,8 @@ Bits = Annotated[int, Field(ge=2, le=8)]
 
 INT4_BITS = 4
 """Widths up to this one fit TFLite's INT4 tensors."""
+CONTAINER_BITS = 8
+"""Width of the integers that hold all others."""
 
 
 class Quantization(Technique):
@@ -45,16 +48,16 @@ class Quantization(Technique):
 
     def check(self, model: Any) -> None:
         """Refuse layers that cannot be trained as integers, and patterns that match none."""
-        self._refuse_unsupported(model)
-        for pattern in self.per_layer:
-            select_layers(list(quantizable_weights(model)), [pattern], where=f"{self.name}.per_layer")
+        self._refuse(State(model))
 
     def prepare(self, state: State, plan: StepPlan) -> State:
         """A tfmot-quantized copy of the model, its activation ranges started from calibration data."""
         from tfcompress.models.loading import clone
         from tfcompress.techniques import _fake_quant
 
-        grids = self._grids(state)
+        self._refuse(state)
+        weights = quantizable_weights(state.model)
+        grids = {layer: self._grid(state, layer, attribute) for layer, attribute in weights.items()}
         tfmot = kd.tfmot.quantization.keras
         with tfmot.quantize_scope():
             annotated = tfmot.quantize_annotate_model(clone(state.model))
@@ -73,19 +76,13 @@ class Quantization(Technique):
             _fake_quant.settle(weight, quantizer)
             name = f"{wrapper.layer.name}/{_fake_quant.attribute_of(weight)}"
             quantized[name] = QuantizedWeight(grid.bits, grid.container_bits, grid.axis)
-            if grid.bits < 8:
+            if grid.bits < CONTAINER_BITS:
                 promises.append(Promise(name, "levels", 2**grid.bits - 1, "channel", made_by=self.name))
         return state.evolve(quantization=quantized, number_format="int8", promises=(*state.promises, *promises))
 
-    def _grids(self, state: State) -> dict[str, Any]:
+    def _grid(self, state: State, layer: str, attribute: str) -> Any:
         from tfcompress.techniques import _fake_quant
 
-        weights = quantizable_weights(state.model)
-        for pattern in self.per_layer:
-            select_layers(list(weights), [pattern], where=f"{self.name}.per_layer")
-        return {layer: self._grid(_fake_quant, state, layer, attribute) for layer, attribute in weights.items()}
-
-    def _grid(self, _fake_quant: Any, state: State, layer: str, attribute: str) -> Any:
         keras_layer = state.model.get_layer(layer)
         values = getattr(keras_layer, attribute).numpy()
         name = f"{layer}/{attribute}"
@@ -96,21 +93,45 @@ class Quantization(Technique):
         keeps_zeros = state.promises_of(name, "zeros", "group_zeros")
         return _fake_quant.WeightGrid(
             bits=bits,
-            container_bits=4 if as_int4 else 8,
+            container_bits=INT4_BITS if as_int4 else CONTAINER_BITS,
             axis=scale_axis(keras_layer),
             shared_range=any(p.scope == "tensor" for p in distinct),
             zero_mask=(values != 0) if keeps_zeros else None,
             cluster_index=_cluster_index(values, distinct[0].scope) if distinct else None,
         )
 
-    def _refuse_unsupported(self, model: Any) -> None:
-        reasons = [f"{layer.name} ({type(layer).__name__}): {why}" for layer, why in unsupported(model)]
+    def _refuse(self, state: State) -> None:
+        for pattern in self.per_layer:
+            select_layers(list(quantizable_weights(state.model)), [pattern], where=f"{self.name}.per_layer")
+        found = [*unsupported(state.model), *self._merged_away(state)]
+        reasons = [f"{layer.name} ({type(layer).__name__}): {why}" for layer, why in found]
         if reasons:
             raise RecipeError(
                 f"{self.name}: quantization-aware training cannot take {len(reasons)} layer(s) of this model:\n  "
                 + "\n  ".join(reasons)
                 + "\nRemedy: replace them, or use the technique post_training, which needs no training."
             )
+
+    def _merged_away(self, state: State) -> list[tuple[Any, str]]:
+        """The Dense layers whose grid or shared values a BatchNormalization behind them would undo.
+
+        The converter multiplies it into the weights of a Dense; of a convolution it changes only the scales.
+        """
+        layers = kd.keras.layers
+        why = (
+            "the BatchNormalization behind it is multiplied into its weights, which keeps neither a grid below "
+            "8 bits nor shared values; remove it, or leave this layer at 8 bits and out of the clustering"
+        )
+        return [
+            (layer, why)
+            for layer in state.model.layers
+            if isinstance(layer, layers.Dense)
+            and any(isinstance(c, layers.BatchNormalization) for c in consumers(state.model, layer))
+            and (
+                value_for(layer.name, self.weight_bits, self.per_layer) < CONTAINER_BITS
+                or state.promises_of(f"{layer.name}/kernel", "distinct")
+            )
+        ]
 
 
 def _cluster_index(values: np.ndarray, scope: str) -> np.ndarray:
@@ -164,7 +185,9 @@ def unsupported(model: Any) -> list[tuple[Any, str]]:
         activation = getattr(getattr(layer, "activation", None), "__name__", None)
         if isinstance(layer, layers.InputLayer):
             continue
-        if isinstance(layer, layers.BatchNormalization):
+        if calls(model, layer) > 1:
+            found.append((layer, "it is called more than once; give each call a layer of its own"))
+        elif isinstance(layer, layers.BatchNormalization):
             if not _folds(model, layer):
                 found.append((layer, "BatchNormalization must stand right behind a linear convolution or Dense"))
         elif isinstance(layer, (layers.SeparableConv1D, layers.SeparableConv2D)):
@@ -179,21 +202,11 @@ def unsupported(model: Any) -> list[tuple[Any, str]]:
 
 def _folds(model: Any, batch_norm: Any) -> bool:
     layers = kd.keras.layers
-    calls = _calls(model)
-    producers = [source for node in calls if node.layer is batch_norm for source in _sources(node)]
-    if len(producers) != 1:
-        return False
-    producer = producers[0]
-    consumers = [node for node in calls if producer in _sources(node)]
     linear = (layers.Conv2D, layers.DepthwiseConv2D, layers.Dense)
-    return isinstance(producer, linear) and producer.activation.__name__ == "linear" and len(consumers) == 1
-
-
-def _calls(model: Any) -> list[Any]:
-    """The calls of layers that make up `model`; its layers may have others, in models they were part of before."""
-    return [node for depth in model._nodes_by_depth.values() for node in depth]
-
-
-def _sources(node: Any) -> list[Any]:
-    """The layers whose outputs a call takes."""
-    return [] if node.is_input else kd.tf.nest.flatten(node.inbound_layers)
+    sources = producers(model, batch_norm)
+    return (
+        len(sources) == 1
+        and isinstance(sources[0], linear)
+        and sources[0].activation.__name__ == "linear"
+        and len(consumers(model, sources[0])) == 1
+    )
