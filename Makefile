@@ -4,8 +4,6 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 DEMO   := tflite_models/demo
 
-export TF_CPP_MIN_LOG_LEVEL ?= 2
-
 .PHONY: demo test test-all lint format clean
 
 $(VENV)/.installed: requirements.lock setup.py

@@ -22,6 +22,7 @@ setup(
     install_requires=[
         "absl-py>=1.2,<1.5",
         "ai-edge-litert>=2.3,<3",
+        "h5py>=3.10",
         # tensorflow-datasets imports it without requiring it.
         "importlib_resources>=6",
         "numpy>=2",
@@ -36,7 +37,7 @@ setup(
         "tf_keras>=2.21,<2.22",
     ],
     extras_require={
-        "dev": ["hypothesis", "pytest", "pytest-timeout", "ruff"],
+        "dev": ["Pillow", "hypothesis", "pytest", "pytest-timeout", "ruff"],
     },
     entry_points={"console_scripts": ["tfcompress=tfcompress.cli.main:main"]},
     classifiers=[

@@ -38,9 +38,7 @@ def test_a_recipe_written_to_a_file_loads_to_the_same_recipe(tmp_path):
 
 def test_yaml_and_python_speak_of_the_same_objects():
     typed = Recipe(steps=[Pruning(final_sparsity=0.8), Quantization(weight_bits=4)])
-    tree = {
-        "steps": [{"technique": "pruning", "final_sparsity": 0.8}, {"technique": "quantization", "weight_bits": 4}]
-    }
+    tree = {"steps": [{"technique": "pruning", "final_sparsity": 0.8}, {"technique": "quantization", "weight_bits": 4}]}
     assert load_recipe(tree) == typed
 
 

@@ -1,7 +1,7 @@
-"""The one place that brings in TensorFlow, tf_keras, tfmot and LiteRT, each when it is first needed.
+"""The one place that brings in TensorFlow, tf_keras, tfmot, TFDS and LiteRT, each when it is first needed.
 
 Other modules write ``from tfcompress import keras_door as kd`` and then ``kd.tf``, ``kd.keras``,
-``kd.tfmot`` or ``kd.litert``. Importing this module costs nothing; the first use of a name costs its import.
+``kd.tfmot``, ``kd.tfds`` or ``kd.litert``. Importing this module costs nothing; the first use of a name costs its import.
 
 ``kd.keras`` is tf_keras (Keras 2), which tfmot's wrappers need, whichever Keras the caller imported before.
 """
@@ -13,23 +13,27 @@ import logging
 import os
 from typing import Any
 
+from tfcompress.native_output import captured_stderr
+
 _MODULES = {
     "tf": "tensorflow",
     "keras": "tf_keras",
     "tfmot": "tensorflow_model_optimization",
     "litert": "ai_edge_litert.interpreter",
+    "tfds": "tensorflow_datasets",
 }
 
 
 def __getattr__(name: str) -> Any:
     if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    # Without these two the banners of TensorFlow's native code drown the messages meant for the user.
+    # The banners of native code would drown the messages meant for a person.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     logging.getLogger("tensorflow").setLevel(logging.ERROR)
-    if name != "litert":
-        # TensorFlow first: tf_keras and tfmot bind to the copy that is already loaded.
-        importlib.import_module("tensorflow")
-    module = importlib.import_module(_MODULES[name])
+    with captured_stderr():
+        if name != "litert":
+            # TensorFlow first: tf_keras, tfmot and TFDS bind to the copy that is already loaded.
+            importlib.import_module("tensorflow")
+        module = importlib.import_module(_MODULES[name])
     globals()[name] = module
     return module

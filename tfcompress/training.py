@@ -125,10 +125,10 @@ class Training:
 
     def _epoch(self, model: Any, progress: Progress) -> None:
         started = time.perf_counter()
-        # Dropout's state lives in the traced function: a new trace after a new seed makes an epoch depend on
-        # (seed, step, epoch) alone, whether or not the process is the one that ran the epoch before.
         seed_everything(self.seed, self.index, progress.epoch)
-        model.make_train_function(force=True)
+        # The state of Dropout lives in the traced function: a new trace after a new seed makes an epoch depend on
+        # (seed, step, epoch) alone, whether or not the process is the one that ran the epoch before.
+        model.make_train_function(force=_may_draw_random_numbers(model))
         batches = self.data.training_batches(self.seed, self.index, progress.epoch)
         callbacks = [*self.callbacks, self._batch_reporter(progress)]
         logs = model.fit(
@@ -201,6 +201,19 @@ class Training:
         return Progress(**json.loads(arrays["progress"].tobytes()), best_weights=group("best"))
 
 
+def _may_draw_random_numbers(model: Any) -> bool:
+    """Whether a layer of `model` draws random numbers, or is not known not to."""
+    from tf_keras.src.engine.base_layer import BaseRandomLayer
+    from tf_keras.src.layers.core.tf_op_layer import TFOpLambda
+
+    unknown = (BaseRandomLayer, TFOpLambda, kd.keras.layers.Lambda)
+    known_homes = {"tf_keras", "tensorflow_model_optimization", "tfcompress"}
+    return any(
+        isinstance(layer, unknown) or type(layer).__module__.partition(".")[0] not in known_homes
+        for layer in model._flatten_layers()
+    )
+
+
 def seed_everything(seed: int, step: int, epoch: int) -> None:
     """Seed Python's, NumPy's and TensorFlow's generators from (seed, step, epoch)."""
     kd.keras.utils.set_random_seed(int(np.random.SeedSequence([seed, step, epoch]).generate_state(1)[0] % 2**31))
@@ -208,20 +221,22 @@ def seed_everything(seed: int, step: int, epoch: int) -> None:
 
 def make_optimizer(fit: Fit, steps_per_epoch: int) -> Any:
     """The Keras optimizer of `fit`, its rate decaying over all its epochs."""
-    keras = kd.keras
-    total = max(1, fit.epochs * steps_per_epoch)
-    rate: Any = fit.learning_rate
-    if fit.decay == "cosine":
-        rate = keras.optimizers.schedules.CosineDecay(fit.learning_rate, total)
-    elif fit.decay == "exponential":
-        rate = keras.optimizers.schedules.ExponentialDecay(fit.learning_rate, total, 0.01)
+    optimizers = kd.keras.optimizers
+    rate = learning_rate(fit, max(1, fit.epochs * steps_per_epoch))
     if fit.optimizer == "sgd":
-        return keras.optimizers.SGD(rate, momentum=0.9, nesterov=True)
-    return {
-        "adam": keras.optimizers.Adam,
-        "adamw": keras.optimizers.AdamW,
-        "rmsprop": keras.optimizers.RMSprop,
-    }[fit.optimizer](rate)
+        return optimizers.SGD(rate, momentum=0.9, nesterov=True)
+    classes = {"adam": optimizers.Adam, "adamw": optimizers.AdamW, "rmsprop": optimizers.RMSprop}
+    return classes[fit.optimizer](rate)
+
+
+def learning_rate(fit: Fit, total_steps: int) -> Any:
+    """The rate of `fit` as a number, or as a Keras schedule over `total_steps`."""
+    schedules = kd.keras.optimizers.schedules
+    if fit.decay == "cosine":
+        return schedules.CosineDecay(fit.learning_rate, total_steps)
+    if fit.decay == "exponential":
+        return schedules.ExponentialDecay(fit.learning_rate, total_steps, 0.01)
+    return fit.learning_rate
 
 
 def _loss(task: Task) -> Any:

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
-import sys
-import tempfile
+import re
 import warnings
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
 from tfcompress import keras_door as kd
 from tfcompress.convert.settings import ConversionSettings
+from tfcompress.native_output import captured_stderr
 from tfcompress.vocabulary.errors import ConversionError
 from tfcompress.vocabulary.state import NumberFormat
+
+# As the compiler writes the place of an operation: fused["Svd:", callsite("model/layer/Svd@...
+_REFUSED = re.compile(r'fused\["(\w+):", callsite\("([^"@/]+/[^"@]+)@')
 
 
 def float_tflite(model: Any) -> bytes:
@@ -45,7 +45,9 @@ def quantized_tflite(
     if number_format == "float16":
         converter.target_spec.supported_types = [tf.float16]
     elif number_format in ("int8", "int16x8"):
-        converter.representative_dataset = lambda: ([sample[None]] for sample in calibration)
+        # Token ids must come as the integers that the model takes.
+        samples = calibration.astype(model.inputs[0].dtype.as_numpy_dtype)
+        converter.representative_dataset = lambda: ([sample[None]] for sample in samples)
         converter.target_spec.supported_ops = [_operators(number_format)]
         if settings.allow_float:
             converter.target_spec.supported_ops.append(tf.lite.OpsSet.TFLITE_BUILTINS)
@@ -78,32 +80,23 @@ def _io_type(name: str, number_format: NumberFormat) -> Any:
 
 
 def _run(converter: Any) -> bytes:
-    with warnings.catch_warnings(), _native_output() as last_lines:
+    with warnings.catch_warnings(), captured_stderr() as last_lines:
         warnings.simplefilter("ignore")
         try:
             return bytes(converter.convert())
         except Exception as error:  # the converter raises bare Exceptions of its own making
-            failure, native = error, last_lines()
-    lines = [line for line in (*str(failure).splitlines(), *native) if "error" in line.lower()]
-    detail = "\n  ".join(dict.fromkeys(line.strip()[:300] for line in lines[-5:])) or str(failure)[:500]
-    raise ConversionError(f"TensorFlow's converter refused the model:\n  {detail}") from failure
+            failure, said = error, [*last_lines(), *str(error).splitlines()]
+    raise ConversionError(
+        "TensorFlow's converter refused the model:\n  "
+        + "\n  ".join(_reasons(said))
+        + "\nRemedy: replace the layers concerned, or leave what they do to the program that runs the file."
+    ) from failure
 
 
-@contextlib.contextmanager
-def _native_output() -> Iterator[Any]:
-    """Catch what native code writes to stderr meanwhile, and give it as lines on request."""
-    sys.stderr.flush()
-    with tempfile.TemporaryFile() as caught:
-        saved = os.dup(2)
-        os.dup2(caught.fileno(), 2)
-
-        def lines() -> list[str]:
-            caught.seek(0)
-            return caught.read().decode(errors="replace").splitlines()
-
-        try:
-            yield lines
-        finally:
-            sys.stderr.flush()
-            os.dup2(saved, 2)
-            os.close(saved)
+def _reasons(said: list[str]) -> list[str]:
+    """The operators that the converter names, or else its last lines."""
+    named = dict.fromkeys(match for line in said for match in _REFUSED.findall(line))
+    if named:
+        return [f"{operator} at {place}: .tflite has no such operator" for operator, place in named]
+    lines = [line.strip()[:300] for line in said if line.strip()]
+    return list(dict.fromkeys(line for line in lines if "error" in line.lower()))[-5:] or lines[-5:]

@@ -101,10 +101,7 @@ def read_folder(
 @contextlib.contextmanager
 def _quiet() -> Iterator[Any]:
     """TFDS without its progress bars and chatter, for as long as the block runs; the bars stay off."""
-    # Through the door first, so that TensorFlow comes in with its banners off.
-    _ = kd.tf
-    import tensorflow_datasets as tfds
-
+    tfds = kd.tfds
     tfds.disable_progress_bar()
     loggers = [logging.getLogger(name) for name in ("absl", "urllib3.connectionpool")]
     levels = [logger.level for logger in loggers]

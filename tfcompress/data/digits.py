@@ -6,7 +6,10 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-import tensorflow_datasets as tfds
+
+from tfcompress import keras_door as kd
+
+tfds = kd.tfds
 
 _CITATION = """\
 @misc{alpaydin1998optical,
