@@ -1,0 +1,176 @@
+"""Weight sharing: the weights of a layer take few different values, which are trained together."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated, Any, ClassVar, Literal
+
+import numpy as np
+from pydantic import Field
+
+from tfcompress import keras_door as kd
+from tfcompress.techniques._centroids import Initialization
+from tfcompress.techniques.base import StepPlan, Technique, select_layers, value_for
+from tfcompress.vocabulary.errors import ModelError, PromiseError, RecipeError
+from tfcompress.vocabulary.promises import Promise
+from tfcompress.vocabulary.state import State
+
+Clusters = Annotated[int, Field(ge=2, le=256)]
+
+_ZEROS_NEED = (
+    "a layer whose zeros are kept needs at least 3 clusters: zero itself and one value for each sign. "
+    "Remedy: more clusters, or exclude the layer"
+)
+
+
+class Clustering(Technique):
+    """Let the weights of each layer share a few values, and train the values.
+
+    Han et al., "Deep Compression" (2016), section 3, on tfmot's clustering wrapper. Zeros that an earlier step
+    promised stay zero, and count as one of the `clusters` values.
+
+    Example:
+        >>> Clustering(clusters=32, per_layer={"fc*": 8}, fit={"epochs": 2}).name
+        'clustering'
+    """
+
+    stage: ClassVar[str] = "shared"
+
+    technique: Literal["clustering"] = "clustering"
+    clusters: Clusters = 16
+    """Different values promised for every clustered weight, zero included. Defaults to 16."""
+    per_layer: dict[str, Clusters] = Field(default={})
+    """Other numbers for layers by pattern, e.g. `{conv1: 64}`."""
+    layers: list[str] | None = None
+    """Patterns of the layers to cluster. Defaults to all that tfmot clusters; depthwise ones must be named."""
+    exclude: list[str] = Field(default=[])
+    """Patterns of layers to leave out."""
+    initialization: Initialization = "kmeans_plus_plus"
+    """Where centroids start: evenly over the range of values (`linear`) or over their distribution
+    (`density_based`), drawn uniformly (`random`), or drawn far apart (`kmeans_plus_plus`, the default)."""
+    per_channel: bool = False
+    """Separate values for each output channel of every Conv2D. Other layers share over the whole tensor."""
+
+    def problems_after(self, earlier: Sequence[Technique]) -> list[str]:
+        """Two clusters cannot follow a step that makes zeros."""
+        sparse = [step.name for step in earlier if step.stage == "sparse"]
+        if sparse and min([self.clusters, *self.per_layer.values()]) < 3:
+            return [f"{self.name} follows {sparse[-1]}: {_ZEROS_NEED}. Received: 2"]
+        return []
+
+    def check(self, model: Any) -> None:
+        """Refuse patterns that match no layer, and models that hold other models."""
+        self._chosen(model)
+
+    def prepare(self, state: State, plan: StepPlan) -> State:
+        """A copy of the model with the clustering wrapper around every layer to be clustered.
+
+        Raises:
+            ModelError: the model holds other models, whose layers cannot be reached.
+            RecipeError: a pattern matches nothing, or a layer with promised zeros has 2 clusters.
+        """
+        from tfcompress.models.loading import clone
+        from tfcompress.techniques._cluster_layer import FastClusterWeights
+
+        source = clone(state.model)
+        sparse = {name: _promised_zeros(state, name, weights) for name, weights in self._chosen(source).items()}
+        clusters = {name: value_for(name, self.clusters, self.per_layer) for name in sparse}
+        too_few = [name for name, keep in sparse.items() if keep and clusters[name] < 3]
+        if too_few:
+            raise RecipeError(f"{self.name}: {_ZEROS_NEED}. Received: 2 for {', '.join(too_few)}.")
+
+        def wrap(layer: Any) -> Any:
+            if layer.name not in clusters:
+                return layer
+            return FastClusterWeights(
+                layer,
+                clusters[layer.name],
+                preserve_sparsity=sparse[layer.name],
+                # Exactly Conv2D: its subclass Conv2DTranspose has the input channels last.
+                cluster_per_channel=self.per_channel and type(layer) is kd.keras.layers.Conv2D,
+            )
+
+        model = kd.keras.models.clone_model(source, clone_function=wrap)
+        for index, wrapper in enumerate(_wrappers(model)):
+            wrapper.choose_centroids(self.initialization, np.random.default_rng([plan.seed, index]))
+        return state.evolve(model=model)
+
+    def finish(self, state: State) -> State:
+        """The plain model again, every clustered weight at its centroid, with its number of values promised.
+
+        Raises:
+            PromiseError: a weight has more values than promised, or fewer zeros than an earlier step promised.
+        """
+        from tfcompress.models.loading import clone
+
+        wrappers = {wrapper.name: wrapper for wrapper in _wrappers(state.model)}
+        for wrapper in wrappers.values():
+            wrapper.update_clustered_weights_associations()
+        stripped = kd.keras.models.clone_model(
+            state.model, clone_function=lambda layer: layer.layer if layer.name in wrappers else layer
+        )
+        made, broken = [], []
+        for wrapper in wrappers.values():
+            for attribute, weight in wrapper.original_clusterable_weights.items():
+                name = _origin(state, f"{wrapper.layer.name}/{attribute}")
+                scope = "channel" if wrapper.cluster_per_channel else "tensor"
+                made.append(Promise(name, "distinct", wrapper.number_of_clusters, scope, made_by=self.name))
+                broken += _broken((made[-1], *state.promises_of(name, "zeros", "group_zeros")), weight.numpy())
+        if broken:
+            raise PromiseError(f"{self.name}: after training, " + "; ".join(broken) + ".")
+        # Cloned once more, for `stripped` shares its layers with the model that was trained.
+        return state.evolve(model=clone(stripped), promises=(*state.promises, *made))
+
+    def _chosen(self, model: Any) -> dict[str, tuple[str, ...]]:
+        """The layers to cluster, in the model's order, and the names of the weights in each."""
+        from tfcompress.techniques._cluster_layer import clusterable_weights
+
+        nested = [layer.name for layer in model.layers if isinstance(layer, kd.keras.Model)]
+        if nested:
+            raise ModelError(
+                f"{self.name}: layers inside a nested model cannot be clustered. Received a model that holds: "
+                f"{', '.join(nested)}. Remedy: build one flat model of their layers."
+            )
+        weights = {layer.name: clusterable_weights(layer, depthwise=self.layers is not None) for layer in model.layers}
+        candidates = [name for name, attributes in weights.items() if attributes]
+        names = select_layers(candidates, self.layers, self.exclude, where=self.name)
+        for pattern in self.per_layer:
+            select_layers(names, [pattern], where=f"{self.name}.per_layer")
+        if not names:
+            raise RecipeError(f"{self.name}: no layer of this model is left to cluster.")
+        return {name: weights[name] for name in names}
+
+
+def _wrappers(model: Any) -> list[Any]:
+    from tfcompress.techniques._cluster_layer import FastClusterWeights
+
+    return [layer for layer in model.layers if isinstance(layer, FastClusterWeights)]
+
+
+def _origin(state: State, place: str) -> str:
+    """The caller's name of the weight that stands at `place`."""
+    return next((origin for origin, now in state.lineage.places.items() if now == place), place)
+
+
+def _promised_zeros(state: State, layer: str, attributes: Sequence[str]) -> bool:
+    return any(state.promises_of(_origin(state, f"{layer}/{a}"), "zeros", "group_zeros") for a in attributes)
+
+
+def _broken(promises: Sequence[Promise], values: np.ndarray) -> list[str]:
+    found = [(promise, _found(promise, values)) for promise in promises]
+    return [
+        f"{p.weight} must have {p.kind} {p.bound:g}, promised by {p.made_by or 'an earlier step'}, but has {number:g}"
+        for p, number in found
+        if not p.is_kept_by(number)
+    ]
+
+
+def _found(promise: Promise, values: np.ndarray) -> float:
+    """The number that `values`, input and output channels last, show for a promise."""
+    if promise.kind == "group_zeros":
+        groups = np.moveaxis(values, -2, -1).reshape(-1, promise.group)
+        return int((groups == 0).sum(axis=1).min())
+    parts = [values] if promise.scope == "tensor" else np.moveaxis(values, -1, 0)
+    if promise.kind == "zeros":
+        return min(np.count_nonzero(part == 0) / part.size for part in parts)
+    return max(np.unique(part).size for part in parts)
