@@ -150,8 +150,7 @@ class Pruning(Technique):
         target = value_for(layer, self.final_sparsity, self.per_layer)
         sparsity: Schedule
         if callable(self.schedule):
-            chosen = self.schedule
-            sparsity = lambda step: min(target, chosen((step - begin) / (end - begin) if end > begin else 1.0))  # noqa: E731
+            sparsity = _up_to(target, self.schedule, begin, end)
         elif self.schedule == "constant" or begin == end:
             sparsity = constant(target)
         else:
@@ -186,7 +185,7 @@ class Pruning(Technique):
 
     def _refuse_depthwise(self, model: Any) -> None:
         """Say so when a pattern chooses nothing but depthwise layers, which are off."""
-        for pattern in (*(self.layers or ()), *self.per_layer):
+        for pattern in (*(self.layers or ()), *self.exclude, *self.per_layer):
             matched = [layer for layer in model.layers if fnmatchcase(layer.name, pattern)]
             if matched and all(_is_depthwise(layer) for layer in matched):
                 raise RecipeError(
@@ -209,6 +208,17 @@ class Pruning(Technique):
         if inputs % self.n_of_m[1]:
             return f"n_of_m {self.n_of_m} needs input channels in groups of {self.n_of_m[1]}; {name} has {inputs}"
         return None
+
+
+def _up_to(target: float, chosen: Callable[[Any], Any], begin: int, end: int) -> Schedule:
+    """The function `chosen` of the share of the way from `begin` to `end`, cut off at `target`."""
+
+    def sparsity(step: int) -> Any:
+        done = (step - begin) / (end - begin) if end > begin else 1.0
+        # Unlike `min`, it hands NaN on, to be refused.
+        return np.minimum(chosen(done), target)
+
+    return sparsity
 
 
 def _is_depthwise(layer: Any) -> bool:
