@@ -63,9 +63,8 @@ def run(values: flags.FlagValues) -> None:
                 "operators": taken.total,
             }
         )
-    header = ["model", *(key.replace("_", " ") for key in figures[0] if key != "model")]
-    rows = [[_shown(value) for value in row.values()] for row in figures]
-    print_table(f"{values.kernels} kernels, {values.threads} thread(s)", header, rows)
+    rows = [(key.replace("_", " "), *(_shown(row[key]) for row in figures)) for key in figures[0] if key != "model"]
+    print_table(f"{values.kernels} kernels, {values.threads} thread(s)", ("", *models), rows)
     if values.json:
         from tfcompress.run_folder import write_atomically
 

@@ -7,7 +7,9 @@ from tfcompress.vocabulary.errors import ConversionError
 
 
 def strip_names(content: bytes) -> bytes:
-    """The same model without tensor names, operator metadata and descriptions; signatures stay.
+    """The same model without tensor names, observed ranges, metadata and descriptions; signatures stay.
+
+    It can still be resized to any batch, for its inputs keep saying which axes are open.
 
     Args:
         content: a .tflite file.
@@ -27,8 +29,15 @@ def strip_names(content: bytes) -> bytes:
     model.metadata = None
     for graph in model.subgraphs:
         graph.name = None
-        for tensor in graph.tensors:
+        ends = {*graph.inputs, *graph.outputs}
+        for index, tensor in enumerate(graph.tensors):
             tensor.name = None
+            if index not in ends:
+                # Which axes may be resized is a question to inputs and outputs; the runtime derives the others.
+                tensor.shapeSignature = None
+            if tensor.quantization is not None:
+                # What was observed in calibration; scale and zero point are what is run.
+                tensor.quantization.min = tensor.quantization.max = None
     stripped = bytes(flatbuffer_utils.convert_object_to_bytearray(model))
     if not _same(before, Flatbuffer(stripped)):
         raise ConversionError("Stripping names changed the graph or a constant; the file is not shipped.")
