@@ -8,7 +8,7 @@ from tfcompress.data import load_data
 from tfcompress.data.preprocessing import NAMED
 from tfcompress.data.settings import DataSettings
 from tfcompress.run_folder import RunFolder
-from tfcompress.training import Training, TrainingData, learning_rate, make_optimizer
+from tfcompress.training import Training, TrainingData, learning_rate, make_loss, make_optimizer, takes_logits
 from tfcompress.vocabulary.errors import RecipeError, TrainingError
 from tfcompress.vocabulary.reporter import Reporter
 from tfcompress.vocabulary.training import EarlyStopping, Fit, Task
@@ -133,3 +133,25 @@ def test_a_constant_rate_is_a_number_and_reaches_the_optimizer():
     assert learning_rate(Fit(learning_rate=0.1, decay="constant"), total_steps=20) == 0.1
     optimizer = make_optimizer(Fit(optimizer="sgd", learning_rate=0.1, decay="constant"), steps_per_epoch=10)
     assert float(optimizer.learning_rate) == pytest.approx(0.1)
+
+
+def test_a_cross_entropy_by_name_takes_logits_where_the_model_gives_them():
+    logits = np.array([[2.0, -1.0, 0.5], [0.1, 0.2, 0.3]], np.float32)
+    shares = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
+    labels = np.array([0, 2])
+    expected = -np.log(shares[np.arange(2), labels]).mean()
+    for outputs, expects_logits in ((logits, True), (shares, False)):
+        assert takes_logits(Task(), outputs) == expects_logits
+        loss = make_loss(Task(), takes_logits(Task(), outputs))
+        assert float(np.mean(loss(labels, outputs))) == pytest.approx(expected, rel=1e-5)
+
+
+def test_multi_label_scores_of_several_sigmoids_train_on_their_probabilities():
+    """Sigmoids do not add up to 1; a binary cross-entropy must not mistake them for logits."""
+    shares = np.array([[0.9, 0.8, 0.1]], np.float32)
+    task = Task(loss="binary_crossentropy")
+    assert not takes_logits(task, shares)
+    assert takes_logits(task, shares * 4 - 2)
+    loss = make_loss(task, takes_logits(task, shares))
+    targets = np.array([[1.0, 1.0, 0.0]], np.float32)
+    assert float(np.mean(loss(targets, shares))) == pytest.approx(-np.log([0.9, 0.8, 0.9]).mean(), rel=1e-4)

@@ -1,7 +1,8 @@
 """The one place that brings in TensorFlow, tf_keras, tfmot, TFDS and LiteRT, each when it is first needed.
 
 Other modules write ``from tfcompress import keras_door as kd`` and then ``kd.tf``, ``kd.keras``,
-``kd.tfmot``, ``kd.tfds`` or ``kd.litert``. Importing this module costs nothing; the first use of a name costs its import.
+``kd.tfmot``, ``kd.tfds`` or ``kd.litert``. Importing this module costs nothing; the first use of a name costs its
+import.
 
 ``kd.keras`` is tf_keras (Keras 2), which tfmot's wrappers need, whichever Keras the caller imported before.
 """

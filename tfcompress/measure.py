@@ -124,6 +124,7 @@ def agreement_evidence(artifact_path: Path, outputs: Predictions) -> AgreementEv
         count=len(outputs.keras),
         max_steps=found.max_steps,
         mean_steps=found.mean_steps,
+        within_one_step=found.share_within_one_step,
         argmax=found.argmax_agreement,
     )
 

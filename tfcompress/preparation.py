@@ -19,7 +19,7 @@ from tfcompress.models import zoo
 from tfcompress.models.loading import classes_of, clone, fingerprint, load_model
 from tfcompress.recipe import Recipe, load_recipe
 from tfcompress.techniques.base import STAGES, StepPlan, Technique
-from tfcompress.training import TrainingData
+from tfcompress.training import TrainingData, takes_logits
 from tfcompress.vocabulary.errors import DataError, ModelError, RecipeError
 from tfcompress.vocabulary.reporter import Reporter
 from tfcompress.vocabulary.state import State
@@ -132,7 +132,9 @@ def open_job(
     check_fits(dataset, tuple(state.model.input_shape[1:]), classes_of(state.model) if dataset.classes else None)
     preprocessing, chosen_by = _choose_preprocessing(checked, dataset, state.model, from_zoo)
     name = model if isinstance(model, (str, Path)) else state.model.name
-    training_data = TrainingData(dataset, preprocessing, checked.data, checked.task)
+    samples = dataset.calibration(preprocessing=preprocessing, count=checked.data.calibration_samples, seed=seed)
+    from_logits = takes_logits(checked.task, np.asarray(state.model.predict(samples, verbose=0)))
+    training_data = TrainingData(dataset, preprocessing, checked.data, checked.task, from_logits)
     return Job(checked, state, str(name), from_zoo, training_data, chosen_by, seed, reporter)
 
 

@@ -30,6 +30,8 @@ class TrainingData:
     preprocessing: Preprocessing
     settings: DataSettings
     task: Task
+    from_logits: bool = False
+    """Whether the model's outputs are scores that no softmax or sigmoid has turned into probabilities."""
 
     @property
     def steps_per_epoch(self) -> int:
@@ -120,7 +122,7 @@ class Training:
     def compile(self, model: Any) -> None:
         """Give `model` the step's optimizer and loss."""
         optimizer = make_optimizer(self.fit, self.data.steps_per_epoch)
-        model.compile(optimizer=optimizer, loss=self.objective(_loss(self.data.task)))
+        model.compile(optimizer=optimizer, loss=self.objective(make_loss(self.data.task, self.data.from_logits)))
         optimizer.build(model.trainable_variables)
 
     def _epoch(self, model: Any, progress: Progress) -> None:
@@ -239,11 +241,39 @@ def learning_rate(fit: Fit, total_steps: int) -> Any:
     return fit.learning_rate
 
 
-def _loss(task: Task) -> Any:
+_LOSSES_OF_PROBABILITIES = {
+    "sparse_categorical_crossentropy": "SparseCategoricalCrossentropy",
+    "categorical_crossentropy": "CategoricalCrossentropy",
+    "binary_crossentropy": "BinaryCrossentropy",
+}
+
+
+def make_loss(task: Task, from_logits: bool) -> Any:
+    """The task's loss; a cross-entropy by name takes logits where the model gives them.
+
+    Raises:
+        RecipeError: no loss of Keras has this name.
+    """
+    losses = kd.keras.losses
+    if from_logits:
+        return getattr(losses, _LOSSES_OF_PROBABILITIES[task.loss])(from_logits=True)
     try:
-        return kd.keras.losses.get(task.loss)
+        return losses.get(task.loss)
     except ValueError as error:
         raise RecipeError(f"task.loss must be the name of a Keras loss. Received: {task.loss!r}.") from error
+
+
+def takes_logits(task: Task, outputs: np.ndarray) -> bool:
+    """Whether the task's loss, given by name, must be told that a model's outputs `[n, k]` are logits.
+
+    They are when they cannot be the probabilities that the cross-entropy expects: each in 0...1, and for the
+    categorical ones adding up to 1.
+    """
+    if task.loss not in _LOSSES_OF_PROBABILITIES:
+        return False
+    if outputs.min() < 0 or outputs.max() > 1:
+        return True
+    return task.loss != "binary_crossentropy" and bool(np.abs(outputs.sum(-1) - 1).max() > 1e-2)
 
 
 def _variables(owner: Any) -> list[Any]:

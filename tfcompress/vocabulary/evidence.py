@@ -50,6 +50,8 @@ class AgreementEvidence(Schema):
     """Largest difference."""
     mean_steps: float
     """Mean difference."""
+    within_one_step: float
+    """Share of output values that differ by at most one step."""
     argmax: float | None
     """Share of samples with the same largest output; None where that means nothing."""
 

@@ -47,12 +47,13 @@ class QuantizedWeight:
     Args:
         bits: width of the grid the values were trained on, 2...8.
         container_bits: width of the integers that hold it in the file, 4 or 8.
-        axis: the channel axis of the scales in the Keras weight, None for one scale per tensor.
+        channel_axes: how many of the Keras weight's last axes number the channels that have a scale each; 0 for
+            one scale.
     """
 
     bits: int
     container_bits: int
-    axis: int | None
+    channel_axes: int
 
 
 @dataclass(frozen=True)
