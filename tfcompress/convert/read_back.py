@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from tfcompress import keras_door as kd
 from tfcompress.convert.flatbuffer import Flatbuffer, Tensor
 from tfcompress.models.graph import consumers
@@ -73,19 +71,8 @@ def require_kept(found: tuple[PromiseFound, ...]) -> None:
 
 def _read(flat: Flatbuffer, state: State, promise: Promise) -> PromiseFound:
     weight, channel_axis = find_weight(flat, state.lineage.place(promise.weight), state.model)
-    values = weight.data
-    if promise.kind == "zeros":
-        return PromiseFound(promise, np.count_nonzero(values == 0) / values.size)
-    if promise.kind == "levels":
-        return PromiseFound(promise, 2 * int(np.abs(values.astype(np.int32)).max()) + 1)
-    if promise.kind == "distinct":
-        if promise.scope == "tensor":
-            return PromiseFound(promise, len(np.unique(values)))
-        rows = np.moveaxis(values, channel_axis, 0).reshape(values.shape[channel_axis], -1)
-        return PromiseFound(promise, max(len(np.unique(row)) for row in rows))
     # Input channels are the last axis of every kernel that has groups of them.
-    groups = values.reshape(-1, promise.group)
-    return PromiseFound(promise, int((groups == 0).sum(axis=1).min()))
+    return PromiseFound(promise, promise.found_in(weight.data, channel_axis=channel_axis, input_axis=-1))
 
 
 def find_weight(flat: Flatbuffer, place: str, model: Any) -> tuple[Tensor, int]:

@@ -12,7 +12,7 @@ from tfcompress import keras_door as kd
 from tfcompress.techniques._centroids import Initialization
 from tfcompress.techniques.base import StepPlan, Technique, select_layers, value_for
 from tfcompress.vocabulary.errors import ModelError, PromiseError, RecipeError
-from tfcompress.vocabulary.promises import Promise
+from tfcompress.vocabulary.promises import Promise, broken_by
 from tfcompress.vocabulary.state import State
 
 Clusters = Annotated[int, Field(ge=2, le=256)]
@@ -115,7 +115,7 @@ class Clustering(Technique):
                 name = _origin(state, f"{wrapper.layer.name}/{attribute}")
                 scope = "channel" if wrapper.cluster_per_channel else "tensor"
                 made.append(Promise(name, "distinct", wrapper.number_of_clusters, scope, made_by=self.name))
-                broken += _broken((made[-1], *state.promises_of(name, "zeros", "group_zeros")), weight.numpy())
+                broken += broken_by(weight.numpy(), (made[-1], *state.promises_of(name, "zeros", "group_zeros")))
         if broken:
             raise PromiseError(f"{self.name}: after training, " + "; ".join(broken) + ".")
         # Cloned once more, for `stripped` shares its layers with the model that was trained.
@@ -154,23 +154,3 @@ def _origin(state: State, place: str) -> str:
 
 def _promised_zeros(state: State, layer: str, attributes: Sequence[str]) -> bool:
     return any(state.promises_of(_origin(state, f"{layer}/{a}"), "zeros", "group_zeros") for a in attributes)
-
-
-def _broken(promises: Sequence[Promise], values: np.ndarray) -> list[str]:
-    found = [(promise, _found(promise, values)) for promise in promises]
-    return [
-        f"{p.weight} must have {p.kind} {p.bound:g}, promised by {p.made_by or 'an earlier step'}, but has {number:g}"
-        for p, number in found
-        if not p.is_kept_by(number)
-    ]
-
-
-def _found(promise: Promise, values: np.ndarray) -> float:
-    """The number that `values`, input and output channels last, show for a promise."""
-    if promise.kind == "group_zeros":
-        groups = np.moveaxis(values, -2, -1).reshape(-1, promise.group)
-        return int((groups == 0).sum(axis=1).min())
-    parts = [values] if promise.scope == "tensor" else np.moveaxis(values, -1, 0)
-    if promise.kind == "zeros":
-        return min(np.count_nonzero(part == 0) / part.size for part in parts)
-    return max(np.unique(part).size for part in parts)

@@ -13,7 +13,7 @@ from tfcompress import keras_door as kd
 from tfcompress.schedules import Schedule, constant, polynomial
 from tfcompress.techniques.base import StepPlan, Technique, select_layers, value_for
 from tfcompress.vocabulary.errors import PromiseError, RecipeError
-from tfcompress.vocabulary.promises import Promise
+from tfcompress.vocabulary.promises import Promise, broken_by
 from tfcompress.vocabulary.state import State
 
 Share = Annotated[float, Field(ge=0, lt=1)]
@@ -120,16 +120,12 @@ class Pruning(Technique):
             layer.apply_mask()
         # Cloned, for stripping leaves layers that remember the graphs they were in before.
         stripped = clone(kd.tfmot.sparsity.keras.strip_pruning(state.model))
-        promises = []
+        promises, broken = [], []
         for name, attribute in self._kernels(stripped).items():
-            promise = self._promise(name, attribute)
-            found = _found(promise, getattr(stripped.get_layer(name), attribute).numpy())
-            if not promise.is_kept_by(found):
-                raise PromiseError(
-                    f"{self.name}: {promise.weight} was promised {promise.kind} of {promise.bound:g}, "
-                    f"but has {found:.4f} after training."
-                )
-            promises.append(promise)
+            promises.append(self._promise(name, attribute))
+            broken += broken_by(getattr(stripped.get_layer(name), attribute).numpy(), promises[-1:])
+        if broken:
+            raise PromiseError(f"{self.name}: after training, " + "; ".join(broken) + ".")
         return state.evolve(model=stripped, promises=(*state.promises, *promises))
 
     def _promise(self, layer: str, attribute: str) -> Promise:
@@ -244,11 +240,3 @@ def _wrappers(model: Any) -> list[Any]:
     from tfcompress.techniques._magnitude import PruneExactly
 
     return [layer for layer in model.layers if isinstance(layer, PruneExactly)]
-
-
-def _found(promise: Promise, weight: np.ndarray) -> float:
-    if promise.kind == "zeros":
-        # Counted, not averaged: a mean in float32 may fall a hair below the exact share.
-        return np.count_nonzero(weight == 0) / weight.size
-    groups = np.moveaxis(weight, -2, -1).reshape(-1, promise.group)
-    return float((groups == 0).sum(axis=1).min())

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
+
+import numpy as np
 
 Kind = Literal["zeros", "group_zeros", "distinct", "levels"]
 Scope = Literal["tensor", "channel"]
@@ -40,8 +43,41 @@ class Promise:
     group: int | None = None
     made_by: str = ""
 
+    def found_in(self, values: np.ndarray, *, channel_axis: int = -1, input_axis: int = -2) -> float:
+        """The number that a weight shows for this promise, to be held against `bound`.
+
+        Args:
+            values: the weight: real values, or for ``levels`` the integers of its grid.
+            channel_axis: the axis of its output channels. Defaults to a Keras kernel's, the last.
+            input_axis: the axis of its input channels. Defaults to a Keras kernel's, the one before.
+
+        Example:
+            >>> Promise("fc/kernel", "distinct", 16).found_in(np.array([[0.5, 0.0], [0.5, 1.0]]))
+            3
+        """
+        if self.kind == "group_zeros":
+            groups = np.moveaxis(values, input_axis, -1).reshape(-1, self.group)
+            return int((groups == 0).sum(axis=1).min())
+        parts = [values] if self.scope == "tensor" else np.moveaxis(values, channel_axis, 0)
+        if self.kind == "zeros":
+            # Counted, not averaged: a mean in float32 may fall a hair below the exact share.
+            return min(np.count_nonzero(part == 0) / part.size for part in parts)
+        if self.kind == "distinct":
+            return max(np.unique(part).size for part in parts)
+        return 2 * int(np.abs(values.astype(np.int32)).max()) + 1
+
     def is_kept_by(self, found: float) -> bool:
         """Whether the measured number `found` honours this promise."""
         if self.kind in ("zeros", "group_zeros"):
             return found >= self.bound
         return found <= self.bound
+
+
+def broken_by(values: np.ndarray, promises: Sequence[Promise]) -> list[str]:
+    """What to say of each of `promises` that a Keras kernel does not keep; empty when it keeps all."""
+    found = [(promise, promise.found_in(values)) for promise in promises]
+    return [
+        f"{p.weight} must have {p.kind} {p.bound:g}, promised by {p.made_by or 'an earlier step'}, but has {number:g}"
+        for p, number in found
+        if not p.is_kept_by(number)
+    ]

@@ -34,9 +34,7 @@ class Fit(Schema):
 def _name_or_callable(value: Any) -> Any:
     if isinstance(value, str) or callable(value):
         return value
-    raise ValueError(
-        "must be a Keras name, or in Python a callable: a Keras loss or metric object or a function"
-    )
+    raise ValueError("must be a Keras name, or in Python a callable: a Keras loss or metric object or a function")
 
 
 NameOrCallable = Annotated[Any, BeforeValidator(_name_or_callable)]
