@@ -168,9 +168,9 @@ def test_without_its_callback_training_is_refused():
 
 
 def test_a_function_may_be_the_schedule():
-    def in_two_jumps(done):
-        assert 0 <= done <= 1
-        return 0.4 if done < 0.5 else 0.9
+    def in_two_jumps(step):
+        assert step >= 1
+        return 0.4 if step < 3 else 0.9
 
     model = dense()
     step = Pruning(schedule=in_two_jumps, final_sparsity=0.9, per_layer={"out": 0.6}, frequency=2, fit={"epochs": 1})
@@ -180,7 +180,7 @@ def test_a_function_may_be_the_schedule():
         assert (zeros - 1) / size < share <= zeros / size
 
 
-@pytest.mark.parametrize("schedule", [lambda done: 0.5 * done, lambda done: done - 0.1, lambda done: float("nan")])
+@pytest.mark.parametrize("schedule", [lambda _: 0.5, lambda step: step - 1.1, lambda _: float("nan")])
 def test_a_function_must_end_at_the_final_sparsity(schedule):
     step = Pruning(schedule=schedule, final_sparsity=0.9)
     with pytest.raises(RecipeError, match=r"end at the sparsity of the layer, 0\.9 for hidden"):
@@ -217,7 +217,7 @@ def test_groups_leave_out_what_they_do_not_fit_unless_it_is_named():
     model = kd.keras.Model(inputs, layers.Conv2D(8, 3, name="conv")(x))
     assert list(Pruning(n_of_m=(2, 4))._kernels(model)) == ["conv"]
     with pytest.raises(RecipeError) as failure:
-        Pruning(n_of_m=(2, 4), layers=["stem", "up", "conv"]).check(model)
+        Pruning(n_of_m=(2, 4), layers=["stem", "up", "conv"]).check(State(model))
     assert "groups of 4; stem has 3" in str(failure.value)
     assert "up is a Conv2DTranspose" in str(failure.value)
 
@@ -242,7 +242,7 @@ def test_depthwise_layers_are_left_out_by_default():
 )
 def test_a_pattern_for_a_depthwise_layer_says_what_to_set(settings):
     with pytest.raises(RecipeError, match=r"chooses dw\. Remedy: set pruning\.depthwise=true"):
-        Pruning(**settings).check(depthwise())
+        Pruning(**settings).check(State(depthwise()))
 
 
 @pytest.mark.parametrize(
@@ -259,14 +259,14 @@ def test_a_pattern_for_a_depthwise_layer_says_what_to_set(settings):
 )
 def test_what_does_not_fit_the_model_is_refused(settings, message):
     with pytest.raises(RecipeError, match=message):
-        Pruning(**settings).check(conv_bn())
+        Pruning(**settings).check(State(conv_bn()))
 
 
 def test_a_model_without_kernels_and_one_with_an_lstm_are_told_so():
     layers = kd.keras.layers
     inputs = layers.Input((5, 2))
     with pytest.raises(RecipeError, match="no layer of this model can be pruned"):
-        Pruning().check(kd.keras.Model(inputs, layers.LSTM(3)(inputs)))
+        Pruning().check(State(kd.keras.Model(inputs, layers.LSTM(3)(inputs))))
 
 
 @pytest.mark.parametrize(

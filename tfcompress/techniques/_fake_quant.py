@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from tensorflow_model_optimization.python.core.quantization.keras import quantizers
 from tensorflow_model_optimization.python.core.quantization.keras.default_8bit import (
+    default_8bit_quantize_layout_transform,
     default_8bit_quantize_registry,
     default_8bit_quantize_scheme,
 )
@@ -34,7 +35,7 @@ class WeightGrid:
     Args:
         bits: width of the grid, 2...8.
         container_bits: width of the stored integers, 4 or 8; the scale is laid out for it.
-        axis: channel axis of the scales, None for one scale.
+        channel_axes: how many of the last axes number the channels, each with a scale of its own; 0 for one scale.
         shared_range: every channel gets the range of the whole tensor, so that equal values become equal integers.
         zero_mask: 1 where the weight may move, 0 where it stays zero; the weight's shape.
         cluster_index: which cluster each value belongs to, int32 in the weight's shape.
@@ -42,7 +43,7 @@ class WeightGrid:
 
     bits: int = 8
     container_bits: int = 8
-    axis: int | None = None
+    channel_axes: int = 0
     shared_range: bool = False
     zero_mask: np.ndarray | None = None
     cluster_index: np.ndarray | None = None
@@ -74,7 +75,7 @@ class WeightQuantizer(quantizers.Quantizer):
         return {
             "bits": grid.bits,
             "container_bits": grid.container_bits,
-            "axis": grid.axis,
+            "channel_axes": grid.channel_axes,
             "shared_range": grid.shared_range,
         }
 
@@ -110,21 +111,20 @@ def fake_quantize(weight: Any, grid: WeightGrid) -> Any:
     # A channel or tensor of zeros has no range of its own; any positive one represents it exactly.
     largest = tf.where(largest > 0, largest, 1.0)
     top = 2 ** (grid.container_bits - 1) - 1
-    if grid.axis is None:
+    if grid.channel_axes == 0:
         outer = largest / (2 ** (grid.bits - 1) - 1) * top
         return tf.quantization.fake_quant_with_min_max_vars(
             weight, -outer, outer, num_bits=grid.container_bits, narrow_range=True
         )
-    # The operation wants channels last.
-    rank, axis = weight.shape.rank, grid.axis % weight.shape.rank
-    order = [a for a in range(rank) if a != axis] + [axis]
-    ranges = tf.reduce_max(magnitude, axis=[a for a in range(rank) if a != axis])
+    # The operation wants all channels in one last axis.
+    by_channel = [*weight.shape[: -grid.channel_axes], -1]
+    ranges = tf.reduce_max(tf.reshape(magnitude, by_channel), axis=range(len(by_channel) - 1))
     ranges = tf.fill(tf.shape(ranges), largest) if grid.shared_range else tf.where(ranges > 0, ranges, largest)
     outer = ranges / (2 ** (grid.bits - 1) - 1) * top
     quantized = tf.quantization.fake_quant_with_min_max_vars_per_channel(
-        tf.transpose(weight, order), -outer, outer, num_bits=grid.container_bits, narrow_range=True
+        tf.reshape(weight, by_channel), -outer, outer, num_bits=grid.container_bits, narrow_range=True
     )
-    return tf.transpose(quantized, np.argsort(order))
+    return tf.reshape(quantized, weight.shape)
 
 
 class ActivationQuantizer(quantizers.MovingAverageQuantizer):
@@ -161,9 +161,36 @@ class Scheme(default_8bit_quantize_scheme.Default8BitQuantizeScheme):
         super().__init__()
         self._grids = grids
 
+    def get_layout_transformer(self) -> Layout:
+        """tfmot's layout, with every weight on its grid."""
+        return Layout(self.get_quantize_registry())
+
     def get_quantize_registry(self) -> Registry:
         """The registry that hands out the grids."""
         return Registry(self._grids)
+
+
+class Layout(default_8bit_quantize_layout_transform.Default8BitQuantizeLayoutTransform):
+    """tfmot's layout transforms, without their loss of weight quantizers.
+
+    To quantize once behind `Conv2D - ReLU` or `Conv2D - Concatenate`, tfmot gives the convolution a configuration
+    that quantizes nothing of it, or one that keeps its range of the output, which the converter then takes for
+    the whole concatenation. Here the weight keeps its grid, and only the quantizer of the output goes.
+    """
+
+    def __init__(self, registry: Registry) -> None:
+        self._registry = registry
+
+    def apply(self, model: Any, layer_quantize_map: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+        """The transformed model, and tfmot's record of how each of its layers is quantized."""
+        model, record = super().apply(model, layer_quantize_map)
+        for layer in model.layers:
+            replaced = record.get(layer.name, {}).get("quantize_config") is not None
+            if replaced and weight_attribute(self._registry, layer):
+                config = self._registry.get_quantize_config(layer)
+                config.activation_attrs = []
+                record[layer.name]["quantize_config"] = config
+        return model, record
 
 
 class Registry(default_8bit_quantize_registry.Default8BitQuantizeRegistry):
@@ -179,6 +206,14 @@ class Registry(default_8bit_quantize_registry.Default8BitQuantizeRegistry):
         if layer.name in self._grids:
             config.weight_quantizer = WeightQuantizer(self._grids[layer.name])
         return config
+
+
+def weight_attribute(registry: Registry, layer: Any) -> str | None:
+    """The attribute of `layer` that holds the weight to quantize; None where it has none."""
+    if not registry.supports(layer):
+        return None
+    attributes = getattr(registry.get_quantize_config(layer), "weight_attrs", [])
+    return attributes[0] if len(attributes) == 1 else None
 
 
 def weight_quantizers(model: Any) -> Iterator[tuple[Any, Any, WeightQuantizer]]:

@@ -44,23 +44,24 @@ class Quantization(Technique):
     """Other widths for layers by pattern."""
     low_bit_storage: Literal["speed", "size"] = "speed"
     """Where up to 4 bits are stored: `size` in INT4 tensors, half the bytes; `speed` in INT4 only for Dense,
-    whose kernels run it, and in int8 for convolutions, whose INT4 kernels are about five times slower."""
+    whose kernels run it, and in int8 for convolutions, whose INT4 kernels are about five times slower. Transposed
+    convolutions have none and stay in int8."""
 
-    def check(self, model: Any) -> None:
+    def check(self, state: State) -> None:
         """Refuse layers that cannot be trained as integers, and patterns that match none."""
-        self._refuse(State(model))
+        self._refuse(state)
 
     def prepare(self, state: State, plan: StepPlan) -> State:
         """A tfmot-quantized copy of the model, its activation ranges started from calibration data."""
         from tfcompress.models.loading import clone
         from tfcompress.techniques import _fake_quant
+        from tfcompress.techniques._batch_norm import fold_where_scales_are_shared
 
-        self._refuse(state)
         weights = quantizable_weights(state.model)
         grids = {layer: self._grid(state, layer, attribute) for layer, attribute in weights.items()}
         tfmot = kd.tfmot.quantization.keras
         with tfmot.quantize_scope():
-            annotated = tfmot.quantize_annotate_model(clone(state.model))
+            annotated = tfmot.quantize_annotate_model(fold_where_scales_are_shared(clone(state.model)))
             model = tfmot.quantize_apply(annotated, scheme=_fake_quant.Scheme(grids))
         _fake_quant.use_calibrated_activations(model)
         _fake_quant.calibrate(model, plan.calibration)
@@ -75,7 +76,7 @@ class Quantization(Technique):
             grid = quantizer.grid
             _fake_quant.settle(weight, quantizer)
             name = f"{wrapper.layer.name}/{_fake_quant.attribute_of(weight)}"
-            quantized[name] = QuantizedWeight(grid.bits, grid.container_bits, grid.axis)
+            quantized[name] = QuantizedWeight(grid.bits, grid.container_bits, grid.channel_axes)
             if grid.bits < CONTAINER_BITS:
                 promises.append(Promise(name, "levels", 2**grid.bits - 1, "channel", made_by=self.name))
         return state.evolve(quantization=quantized, number_format="int8", promises=(*state.promises, *promises))
@@ -87,23 +88,29 @@ class Quantization(Technique):
         values = getattr(keras_layer, attribute).numpy()
         name = f"{layer}/{attribute}"
         bits = value_for(layer, self.weight_bits, self.per_layer)
-        dense = isinstance(keras_layer, kd.keras.layers.Dense)
-        as_int4 = bits <= INT4_BITS and (dense or self.low_bit_storage == "size")
+        as_int4 = bits <= INT4_BITS and self._may_be_int4(keras_layer)
         distinct = state.promises_of(name, "distinct")
         keeps_zeros = state.promises_of(name, "zeros", "group_zeros")
         return _fake_quant.WeightGrid(
             bits=bits,
             container_bits=INT4_BITS if as_int4 else CONTAINER_BITS,
-            axis=scale_axis(keras_layer),
+            channel_axes=channel_axes(keras_layer),
             shared_range=any(p.scope == "tensor" for p in distinct),
             zero_mask=(values != 0) if keeps_zeros else None,
             cluster_index=_cluster_index(values, distinct[0].scope) if distinct else None,
         )
 
+    def _may_be_int4(self, layer: Any) -> bool:
+        layers = kd.keras.layers
+        # TFLite's transposed convolution takes no INT4 weights.
+        return isinstance(layer, layers.Dense) or (
+            self.low_bit_storage == "size" and not isinstance(layer, layers.Conv2DTranspose)
+        )
+
     def _refuse(self, state: State) -> None:
         for pattern in self.per_layer:
             select_layers(list(quantizable_weights(state.model)), [pattern], where=f"{self.name}.per_layer")
-        found = [*unsupported(state.model), *self._merged_away(state)]
+        found = [*unsupported(state.model), *self._unshared(state)]
         reasons = [f"{layer.name} ({type(layer).__name__}): {why}" for layer, why in found]
         if reasons:
             raise RecipeError(
@@ -112,25 +119,21 @@ class Quantization(Technique):
                 + "\nRemedy: replace them, or use the technique post_training, which needs no training."
             )
 
-    def _merged_away(self, state: State) -> list[tuple[Any, str]]:
-        """The Dense layers whose grid or shared values a BatchNormalization behind them would undo.
-
-        The converter multiplies it into the weights of a Dense; of a convolution it changes only the scales.
-        """
-        layers = kd.keras.layers
+    def _unshared(self, state: State) -> list[tuple[Any, str]]:
+        """The layers whose promised shared values a BatchNormalization behind them would undo."""
         why = (
-            "the BatchNormalization behind it is multiplied into its weights, which keeps neither a grid below "
-            "8 bits nor shared values; remove it, or leave this layer at 8 bits and out of the clustering"
+            "its values are to stay shared, but the BatchNormalization behind it has a factor for each channel, which "
+            "its one scale cannot take up; leave it out of the clustering"
         )
         return [
-            (layer, why)
-            for layer in state.model.layers
-            if isinstance(layer, layers.Dense)
-            and any(isinstance(c, layers.BatchNormalization) for c in consumers(state.model, layer))
-            and (
-                value_for(layer.name, self.weight_bits, self.per_layer) < CONTAINER_BITS
-                or state.promises_of(f"{layer.name}/kernel", "distinct")
+            (state.model.get_layer(name), why)
+            for name, attribute in quantizable_weights(state.model).items()
+            if channel_axes(state.model.get_layer(name)) == 0
+            and any(
+                isinstance(consumer, kd.keras.layers.BatchNormalization)
+                for consumer in consumers(state.model, state.model.get_layer(name))
             )
+            and any(p.scope == "tensor" for p in state.promises_of(f"{name}/{attribute}", "distinct"))
         ]
 
 
@@ -146,18 +149,17 @@ def _cluster_index(values: np.ndarray, scope: str) -> np.ndarray:
     return index
 
 
-def scale_axis(layer: Any) -> int | None:
-    """The axis of the layer's weight that has a scale per channel in a .tflite file; None for one scale.
+def channel_axes(layer: Any) -> int:
+    """How many of the last axes of the layer's weight number channels that have a scale each in a .tflite file.
 
-    Dense and transposed convolutions train with one scale, which is all that their converted form takes from
-    training; so do depthwise convolutions with a depth multiplier, whose two channel axes become one.
+    Dense and transposed convolutions have none: their converted form takes one scale from training.
     """
     layers = kd.keras.layers
     if isinstance(layer, layers.DepthwiseConv2D):
-        return 2 if layer.depth_multiplier == 1 else None
+        return 2
     if isinstance(layer, layers.Conv2D) and not isinstance(layer, layers.Conv2DTranspose):
-        return 3
-    return None
+        return 1
+    return 0
 
 
 def quantizable_weights(model: Any) -> dict[str, str]:
@@ -165,13 +167,8 @@ def quantizable_weights(model: Any) -> dict[str, str]:
     from tfcompress.techniques import _fake_quant
 
     registry = _fake_quant.Registry({})
-    weights = {}
-    for layer in model.layers:
-        if layer.weights and registry.supports(layer):
-            attributes = getattr(registry.get_quantize_config(layer), "weight_attrs", [])
-            if len(attributes) == 1:
-                weights[layer.name] = attributes[0]
-    return weights
+    found = {layer.name: _fake_quant.weight_attribute(registry, layer) for layer in model.layers}
+    return {name: attribute for name, attribute in found.items() if attribute}
 
 
 def unsupported(model: Any) -> list[tuple[Any, str]]:
