@@ -7,6 +7,8 @@ DEMO   := tflite_models/demo
 .PHONY: demo test test-all lint format clean
 
 $(VENV)/.installed: requirements.lock setup.py
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 11) <= v <= (3, 13) else \
+	  "tfcompress needs Python 3.11 to 3.13, for which TensorFlow has wheels. Received: %d.%d. Remedy: make PYTHON=python3.13" % v)'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --requirement requirements.lock
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .

@@ -7,7 +7,8 @@ import sys
 import numpy as np
 import pytest
 
-from tfcompress.run_folder import RunFolder, save_atomically, write_atomically
+from tfcompress.atomic import save_atomically, write_atomically
+from tfcompress.run_folder import RunFolder
 from tfcompress.vocabulary.errors import RunFolderError
 
 IDENTITY = {"recipe": {"steps": [{"technique": "pruning", "final_sparsity": 0.5}]}, "seed": 0}
@@ -87,8 +88,32 @@ def test_a_full_disk_is_a_named_error_and_leaves_no_folder(tmp_path):
 
 
 def test_leftovers_of_a_killed_write_are_removed(tmp_path):
-    folder = RunFolder(tmp_path / "run", IDENTITY)
-    leftover = folder.file("checkpoints/.writing-01-pruning.npz")
+    with RunFolder(tmp_path / "run", IDENTITY) as folder:
+        leftover = folder.file("checkpoints/.writing-7-01-pruning.npz")
     leftover.write_bytes(b"half")
     RunFolder(tmp_path / "run", IDENTITY)
     assert not leftover.exists()
+
+
+def test_only_one_process_runs_in_a_folder(tmp_path):
+    code = (
+        "import sys\nfrom tfcompress.run_folder import RunFolder\nfrom tfcompress.vocabulary.errors import RunFolderError\n"
+        "try:\n    RunFolder(sys.argv[1], {'seed': 0})\n"
+        "except RunFolderError as error:\n    sys.exit(7 if 'Another process is running' in str(error) else 8)\n"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path / "run")]
+    with RunFolder(tmp_path / "run", {"seed": 0}) as folder:
+        folder.write("mine.txt", "kept")
+        assert subprocess.run(command, check=False).returncode == 7
+    assert subprocess.run(command, check=False).returncode == 0
+    assert (tmp_path / "run" / "mine.txt").read_text() == "kept"
+
+
+def test_damaged_files_of_a_run_are_named(tmp_path):
+    with RunFolder(tmp_path / "run", IDENTITY) as folder:
+        folder.write("checkpoints/01-pruning.npz", b"not a zip file")
+        with pytest.raises(RunFolderError, match=r"01-pruning\.npz is damaged.*Remedy: remove it"):
+            folder.read_arrays("checkpoints/01-pruning.npz")
+        folder.write("run.json", "{half")
+    with pytest.raises(RunFolderError, match=r"run\.json is damaged"):
+        RunFolder(tmp_path / "run", IDENTITY)

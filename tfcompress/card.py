@@ -51,6 +51,7 @@ def figures(evidence: Evidence) -> list[tuple[str, str, str]]:
                 f"{metric.artifact:.4f} ± {metric.standard_error:.4f}",
             )
         )
+        rows.append(("drop, points or the metric's unit", "", f"{metric.drop_points:.2f}"))
     rows.append(("bytes", f"{evidence.float.bytes:,}", f"{artifact.bytes:,} ({evidence.compression:.2f}x smaller)"))
     rows.append(("bytes deflated", "", f"{artifact.deflated_bytes:,}"))
     for of_float, of_artifact in zip(evidence.float.latency_ms, artifact.latency_ms, strict=True):
@@ -64,10 +65,18 @@ def figures(evidence: Evidence) -> list[tuple[str, str, str]]:
         )
     rows.append(("speedup, 1 thread", "", f"{evidence.speedup:.2f}x"))
     rows.append(("full integer", "", "yes" if artifact.full_integer else "no"))
-    rows.append(("operators run by XNNPACK", "", f"{artifact.delegated_operators} of {artifact.operators}"))
+    left = f" (not {', '.join(sorted(set(artifact.operators_left)))})" if artifact.operators_left else ""
+    rows.append(("operators run by XNNPACK", "", f"{artifact.delegated_operators} of {artifact.operators}{left}"))
+    rows.append(("input / output", "", f"{artifact.input.dtype} / {artifact.output.dtype}"))
     agreement = evidence.agreement
     same = "" if agreement.argmax is None else f", same class {agreement.argmax:.2%}"
-    rows.append(("difference from Keras, output steps", "", f"mean {agreement.mean_steps:.3f}{same}"))
+    rows.append(
+        (
+            "difference from Keras, output steps",
+            "",
+            f"mean {agreement.mean_steps:.3f}, largest {agreement.max_steps:.0f}{same}",
+        )
+    )
     return rows
 
 

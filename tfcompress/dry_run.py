@@ -15,7 +15,6 @@ from tfcompress.recipe import Recipe
 from tfcompress.techniques.base import Technique
 from tfcompress.training import Training
 from tfcompress.vocabulary.reporter import Reporter
-from tfcompress.vocabulary.state import NumberFormat
 from tfcompress.vocabulary.training import Fit
 
 _TIMED_BATCHES = 8
@@ -32,9 +31,9 @@ def dry_run(
     job = open_job(
         model, data, recipe, overrides=(), data_dir=data_dir, seed=seed, custom_objects=None, reporter=reporter
     )
-    content = quantized_tflite(job.state.model, _number_format(recipe), recipe.conversion, job.calibration())
+    content = quantized_tflite(job.state.model, recipe.number_format, recipe.conversion, job.calibration())
     steps = [("train", None, recipe.train)] if job.from_zoo else []
-    steps += [(step.name, step, step.fit) for step in recipe.steps if step.trains]
+    steps += [(step.name, step, step.fit) for step in recipe.steps if step.trains and step.fit.epochs]
     lines = [yaml.safe_dump(recipe.plain(), sort_keys=False), "Plan:"]
     total = 0.0
     for index, (name, step, fit) in enumerate(steps):
@@ -44,10 +43,6 @@ def dry_run(
     lines.append(f"Training: about {total:.0f} s on this machine; conversion and measurement come on top.")
     lines.append(f"File: about {len(content):,} bytes (low-bit storage not counted).")
     return "\n".join(lines)
-
-
-def _number_format(recipe: Recipe) -> NumberFormat:
-    return getattr(recipe.steps[-1], "number_format", "int8")
 
 
 def _seconds_per_epoch(job: Job, index: int, name: str, step: Technique | None, fit: Fit) -> float:

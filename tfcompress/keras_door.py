@@ -31,10 +31,14 @@ def __getattr__(name: str) -> Any:
     # The banners of native code would drown the messages meant for a person.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     logging.getLogger("tensorflow").setLevel(logging.ERROR)
+    legacy = os.environ.get("TF_USE_LEGACY_KERAS")
     with captured_stderr():
         if name != "litert":
             # TensorFlow first: tf_keras, tfmot and TFDS bind to the copy that is already loaded.
             importlib.import_module("tensorflow")
         module = importlib.import_module(_MODULES[name])
+    if legacy is None:
+        # tfmot sets it for the whole process; the caller's own tf.keras is not ours to replace.
+        os.environ.pop("TF_USE_LEGACY_KERAS", None)
     globals()[name] = module
     return module

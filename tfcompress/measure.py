@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 
-from tfcompress.convert.flatbuffer import Flatbuffer
 from tfcompress.evaluate import (
     agreement,
     delegation,
@@ -150,7 +149,8 @@ def artifact_evidence(path: Path, shipment: Shipment, latency: LatencyFindings) 
         output=_tensor(types.output),
         latency_ms=latency.artifact,
         delegated_operators=taken.delegated,
-        operators=len(Flatbuffer(content).operators),
+        operators=taken.total,
+        operators_left=taken.left,
     )
 
 

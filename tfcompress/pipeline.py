@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,17 +13,19 @@ import numpy as np
 import yaml
 
 from tfcompress import measure
+from tfcompress.atomic import save_atomically, write_atomically
 from tfcompress.card import card
-from tfcompress.convert.c_array import write_c_array
+from tfcompress.convert.c_array import micro_operators, write_c_array
 from tfcompress.convert.converter import float_tflite
 from tfcompress.convert.proof import Proof
 from tfcompress.models.loading import clone
 from tfcompress.preparation import Job, open_job
 from tfcompress.recipe import Recipe
-from tfcompress.run_folder import RunFolder, save_atomically, write_atomically
+from tfcompress.run_folder import RunFolder
 from tfcompress.shipping import Shipment, ship
 from tfcompress.techniques.base import Technique
-from tfcompress.training import Training, seed_everything
+from tfcompress.training import Training, own_random_numbers, seed_everything
+from tfcompress.vocabulary.errors import ModelError, RunFolderError
 from tfcompress.vocabulary.evidence import Evidence, PreprocessingEvidence, StageEvidence
 from tfcompress.vocabulary.reporter import Reporter
 from tfcompress.vocabulary.state import State
@@ -63,7 +67,8 @@ def compress(
 ) -> Result:
     """Compress a Keras model by a recipe into one verified .tflite file.
 
-    The caller's model is never changed. A run that was interrupted goes on where it stopped when it is called
+    The caller's model is never changed, nor is the state of Python's and NumPy's random numbers; TensorFlow's
+    global seed is set. A run that was interrupted goes on where it stopped when it is called
     again with the same arguments and `out`; a finished one is only measured again.
 
     Args:
@@ -96,8 +101,9 @@ def compress(
         custom_objects=custom_objects,
         reporter=reporter or Reporter(),
     )
-    folder = RunFolder(out or Path("tflite_models") / job.default_name, job.identity)
-    return _Run(job, folder).execute()
+    job.rehearse()
+    with own_random_numbers(), RunFolder(out or Path("tflite_models") / job.default_name, job.identity) as folder:
+        return _Run(job, folder).execute()
 
 
 def train(
@@ -129,13 +135,21 @@ def train(
         custom_objects=custom_objects,
         reporter=reporter or Reporter(),
     )
-    folder = RunFolder(out or Path("tflite_models") / f"{job.default_name}-train", {**job.identity, "command": "train"})
-    run = _Run(job, folder)
-    trained = clone(job.state.model)
-    run.train(Training(TRAIN, 0, job.recipe.train, job.data, job.seed), TRAIN, trained)
-    folder.write_json("history.json", run.history)
-    path = folder.file("model.h5")
-    save_atomically(path, lambda temporary: trained.save(temporary, save_format="h5", include_optimizer=False))
+    if job.state.promises:
+        raise ModelError(
+            "Training alone would break the promises of the earlier run. Remedy: compress it further, with a recipe."
+        )
+    place = out or Path("tflite_models") / f"{job.default_name}-train"
+    with own_random_numbers(), RunFolder(place, {**job.identity, "command": "train"}) as folder:
+        run = _Run(job, folder)
+        trained = clone(job.state.model)
+        run.train(Training(TRAIN, 0, job.recipe.train, job.data, job.seed), TRAIN, trained)
+        folder.write_json("history.json", run.history)
+        path = folder.file("model.h5")
+        with warnings.catch_warnings():
+            # Keras recommends its newer format at every save; .h5 is what other tools read, too.
+            warnings.simplefilter("ignore")
+            save_atomically(path, lambda part: trained.save(part, save_format="h5", include_optimizer=False))
     return path
 
 
@@ -169,10 +183,15 @@ def convert(
     for index, step in enumerate(job.recipe.steps, start=1):
         state = step.finish(step.prepare(state, job.plan_for(index, step)))
     shipment = ship(state, job.recipe.conversion, job.data.preprocessing, job.calibration(raw=True))
-    out.parent.mkdir(parents=True, exist_ok=True)
+    if job.recipe.conversion.c_array:
+        micro_operators(shipment.content)
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RunFolderError(f"Cannot make {out.parent}: {error.strerror}. Remedy: choose another --out.") from error
     write_atomically(out, shipment.content)
     if job.recipe.conversion.c_array:
-        write_c_array(out, out.parent, out.stem)
+        write_c_array(out, out.parent, re.sub(r"\W", "_", f"m{out.stem}" if out.stem[0].isdigit() else out.stem))
     return shipment.proof
 
 

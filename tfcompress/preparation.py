@@ -5,26 +5,30 @@ from __future__ import annotations
 import re
 import zlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from tfcompress.data import load_data
+from tfcompress import keras_door as kd
+from tfcompress.data import Split, load_data
 from tfcompress.data.preprocessing import NAMED, Preprocessing
 from tfcompress.data.sources import check_fits
 from tfcompress.evaluate.metric import score
+from tfcompress.measure import versions
 from tfcompress.models import zoo
 from tfcompress.models.loading import classes_of, clone, fingerprint, load_model
 from tfcompress.recipe import Recipe, load_recipe
+from tfcompress.shipping import rehearse
 from tfcompress.techniques.base import STAGES, StepPlan, Technique
-from tfcompress.training import TrainingData, takes_logits
+from tfcompress.training import TrainingData, make_loss, takes_logits
 from tfcompress.vocabulary.errors import DataError, ModelError, RecipeError
 from tfcompress.vocabulary.reporter import Reporter
 from tfcompress.vocabulary.state import State
 
 _CHOOSING_SAMPLES = 512
+_TRIED_SAMPLES = 32
 _STAGE_OF_PROMISE = {"zeros": "sparse", "group_zeros": "sparse", "distinct": "shared", "levels": "quantized"}
 
 
@@ -55,17 +59,25 @@ class Job:
     @property
     def default_name(self) -> str:
         """A name for the run's folder."""
-        parts = (Path(self.model_name).stem, Path(self.data.dataset.name).stem, self.recipe.name)
-        return "-".join(re.sub(r"[^A-Za-z0-9_.]+", "_", part) for part in parts)
+        parts = (self.model_name, self.data.dataset.name, self.recipe.name)
+        names = (re.sub(r"\.(h5|hdf5|keras|npz)$", "", Path(part).name) for part in parts)
+        return "-".join(re.sub(r"[^A-Za-z0-9_.]+", "_", name) for name in names)
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What makes this run another than others, as plain values."""
+        """What makes this run another than others, as plain values: all that its weights depend on."""
+        recipe = self.recipe.plain()
+        for aside in ("name", "description", "evaluation"):
+            del recipe[aside]
+        state = self.state
         return {
-            "model": self.model_name if self.from_zoo else fingerprint(self.state.model),
-            "data": {"name": self.data.dataset.name, "checksum": self._data_checksum()},
-            "recipe": self.recipe.plain(),
+            "model": self.model_name if self.from_zoo else fingerprint(state.model),
+            "promises": [asdict(promise) for promise in state.promises],
+            "lineage": dict(state.lineage.places),
+            "data": [_fingerprint_of(split) for split in self.data.dataset.splits.values()],
+            "recipe": recipe,
             "seed": self.seed,
+            "versions": versions(),
         }
 
     def calibration(self, *, raw: bool = False) -> np.ndarray:
@@ -80,14 +92,22 @@ class Job:
         """What the step at `index` is told of its training."""
         return StepPlan(self.data.steps_per_epoch, step.fit.epochs, self.calibration(), self.seed + index)
 
-    def _data_checksum(self) -> int:
-        checksum = 0
-        dataset = self.data.dataset
-        for split in (dataset.train, dataset.validation, dataset.test):
-            for array in (split.inputs, split.targets):
-                if array is not None:
-                    checksum = zlib.crc32(np.ascontiguousarray(array), checksum)
-        return checksum
+    def rehearse(self) -> None:
+        """Convert the model as it came, when training comes first, so that what cannot ship is known before it.
+
+        Raises:
+            ConversionError, PromiseError: as the finished model would, after its training.
+        """
+        steps = self.recipe.steps
+        if not self.from_zoo and not any(step.trains and step.fit.epochs for step in steps):
+            return
+        state = with_promises(self.recipe, self.state).evolve(number_format=self.recipe.number_format)
+        rehearse(state, self.recipe.conversion, self.data.preprocessing, self.calibration(raw=True))
+
+
+def _fingerprint_of(split: Split) -> list[Any]:
+    arrays = [array for array in (split.inputs, split.targets) if array is not None]
+    return [[list(array.shape), str(array.dtype), zlib.crc32(np.ascontiguousarray(array))] for array in arrays]
 
 
 def open_job(
@@ -106,6 +126,8 @@ def open_job(
     Raises:
         RecipeError, ModelError, DataError: something cannot be loaded, or does not fit the rest.
     """
+    if seed < 0:
+        raise RecipeError(f"seed must be at least 0. Received: {seed}.")
     checked = load_recipe(recipe, overrides)
     from_zoo = isinstance(model, str) and zoo.is_zoo(model)
     state = None if from_zoo else _given_state(model, custom_objects)
@@ -123,7 +145,7 @@ def open_job(
         if dataset.classes is None or dataset.train.targets is None:
             raise DataError(f"A network of the zoo is a classifier: {dataset.name} must have integer labels.")
         state = State(zoo.build(model, dataset.input_shape, dataset.classes, seed))
-    _check_steps(checked, state.model)
+    with_promises(checked, state)
     if any(step.trains and step.fit.epochs for step in checked.steps) and dataset.train.targets is None:
         raise DataError(
             f"Training needs labels, and {dataset.name} has none. "
@@ -132,10 +154,35 @@ def open_job(
     check_fits(dataset, tuple(state.model.input_shape[1:]), classes_of(state.model) if dataset.classes else None)
     preprocessing, chosen_by = _choose_preprocessing(checked, dataset, state.model, from_zoo)
     name = model if isinstance(model, (str, Path)) else state.model.name
-    samples = dataset.calibration(preprocessing=preprocessing, count=checked.data.calibration_samples, seed=seed)
-    from_logits = takes_logits(checked.task, np.asarray(state.model.predict(samples, verbose=0)))
-    training_data = TrainingData(dataset, preprocessing, checked.data, checked.task, from_logits)
+    training_data = _with_task(TrainingData(dataset, preprocessing, checked.data, checked.task), state.model, seed)
+    if training_data.from_logits:
+        reporter.message("The model gives logits; its cross-entropy is computed from them")
     return Job(checked, state, str(name), from_zoo, training_data, chosen_by, seed, reporter)
+
+
+def _with_task(data: TrainingData, model: Any, seed: int) -> TrainingData:
+    """`data` told whether the model gives logits, its loss and metric tried once on a few samples.
+
+    Raises:
+        RecipeError, EvaluationError: there is no such loss or metric, or it does not fit the outputs.
+    """
+    validation = data.dataset.validation
+    count = data.settings.calibration_samples
+    samples = data.dataset.calibration(preprocessing=data.preprocessing, count=count, seed=seed)
+    from_logits = takes_logits(data.task, np.asarray(model.predict(samples, verbose=0)))
+    if validation.targets is not None:
+        few = data.preprocessing.apply(validation.inputs[:_TRIED_SAMPLES])
+        outputs, targets = np.asarray(model.predict(few, verbose=0)), validation.targets[:_TRIED_SAMPLES]
+        loss = make_loss(data.task, from_logits)
+        try:
+            loss(targets, outputs)
+        except (ValueError, TypeError, kd.tf.errors.InvalidArgumentError) as error:
+            raise RecipeError(
+                f"task.loss must take the targets {targets.shape} and the model's outputs {outputs.shape}. "
+                f"{data.task.loss} does not: {str(error).splitlines()[0]}"
+            ) from error
+        score(data.task, targets, outputs)
+    return replace(data, from_logits=from_logits)
 
 
 def _given_state(model: Any, custom_objects: Mapping[str, Any] | None) -> State:
@@ -153,15 +200,22 @@ def _given_state(model: Any, custom_objects: Mapping[str, Any] | None) -> State:
     return State(clone(load_model(model, custom_objects=custom_objects)))
 
 
-def _check_steps(recipe: Recipe, model: Any) -> None:
+def with_promises(recipe: Recipe, state: State) -> State:
+    """`state` with the promises that the recipe's steps will make, each step checked on what it will receive.
+
+    Raises:
+        RecipeError: with what every step refuses.
+    """
     problems = []
     for step in recipe.steps:
         try:
-            step.check(model)
-        except RecipeError as error:
+            step.check(state)
+            state = state.evolve(promises=(*state.promises, *step.promised(state)))
+        except (RecipeError, ModelError) as error:
             problems.append(str(error))
     if problems:
         raise RecipeError("\n".join(problems))
+    return state
 
 
 def _refuse_broken_promises(state: State, recipe: Recipe) -> None:

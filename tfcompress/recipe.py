@@ -15,9 +15,11 @@ from pydantic import Field, ValidationError, model_validator
 
 from tfcompress.convert.settings import ConversionSettings
 from tfcompress.data.settings import DataSettings
+from tfcompress.fingerprints import describe
 from tfcompress.techniques.base import STAGES, Technique, techniques
 from tfcompress.vocabulary.errors import RecipeError
 from tfcompress.vocabulary.schema import Schema
+from tfcompress.vocabulary.state import NumberFormat
 from tfcompress.vocabulary.training import Fit, Task
 
 AnyTechnique = Annotated[
@@ -64,13 +66,20 @@ class Recipe(Schema):
     @model_validator(mode="after")
     def _steps_can_follow_one_another(self) -> Recipe:
         problems = list(_order_problems(self.steps))
+        if not problems:
+            problems = self.conversion.problems_with(self.number_format)
         if problems:
             raise ValueError("\n".join(problems))
         return self
 
+    @property
+    def number_format(self) -> NumberFormat:
+        """The arithmetic of the file: that of the last step, int8 after quantization-aware training."""
+        return getattr(self.steps[-1], "number_format", "int8")
+
     def plain(self) -> dict[str, Any]:
         """The recipe with every value as plain JSON; Python objects in it appear by name."""
-        return self.model_dump(mode="json", fallback=lambda value: getattr(value, "__qualname__", repr(value)))
+        return self.model_dump(mode="json", fallback=describe)
 
 
 def shipped() -> dict[str, Path]:
@@ -97,9 +106,11 @@ def load_recipe(source: str | Path | Mapping[str, Any] | Recipe, overrides: Sequ
         if not overrides:
             return source
         source = source.model_dump()
-    origin, text = _read(source) if isinstance(source, (str, Path)) else ("the recipe", None)
-    tree = _parse(origin, text) if text is not None else {**source}
-    lines = _lines(text) if text is not None else {}
+    if isinstance(source, (str, Path)):
+        origin, text = _read(source)
+        tree, lines = _parse(origin, text)
+    else:
+        origin, tree, lines = "the recipe", {**source}, {}
     for override in overrides:
         _override(tree, override)
     try:
@@ -136,35 +147,45 @@ def _read(source: str | Path) -> tuple[str, str]:
             f"A recipe must be a YAML file or the name of one that ships. Received: {source}.{hint} "
             f"These ship: {', '.join(known)}."
         )
-    return str(source), path.read_text(encoding="utf-8")
+    try:
+        return str(source), path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise RecipeError(f"{source} must be text in UTF-8: {error}") from None
 
 
-def _parse(origin: str, text: str) -> dict[str, Any]:
+def _parse(origin: str, text: str) -> tuple[dict[str, Any], dict[tuple, int]]:
+    """The tree of a YAML text, and the line of every key and list item by its path."""
     try:
         tree = yaml.safe_load(text)
+        lines = dict(_lines(yaml.compose(text), ())) if isinstance(tree, dict) else {}
     except yaml.YAMLError as error:
         raise RecipeError(f"{origin} is not valid YAML: {error}") from None
+    except _TwiceError as error:
+        raise RecipeError(f"{origin}: {error}") from None
     if not isinstance(tree, dict):
         raise RecipeError(f"{origin} must hold a mapping with the key `steps`. Received: {type(tree).__name__}.")
-    return tree
+    return {"name": Path(origin).stem, **tree}, lines
 
 
-def _lines(text: str) -> dict[tuple, int]:
-    """The line of every key and list item of a YAML text, by its path."""
-    lines: dict[tuple, int] = {}
+class _TwiceError(ValueError):
+    """A key stands twice in one mapping, of which YAML would take the last silently."""
 
-    def visit(node: yaml.Node, path: tuple) -> None:
-        lines.setdefault(path, node.start_mark.line + 1)
-        if isinstance(node, yaml.MappingNode):
-            for key, value in node.value:
-                lines[(*path, key.value)] = key.start_mark.line + 1
-                visit(value, (*path, key.value))
-        elif isinstance(node, yaml.SequenceNode):
-            for index, item in enumerate(node.value):
-                visit(item, (*path, index))
 
-    visit(yaml.compose(text), ())
-    return lines
+def _lines(node: yaml.Node, path: tuple) -> Iterator[tuple[tuple, int]]:
+    if isinstance(node, yaml.MappingNode):
+        first: dict[str, int] = {}
+        for key, value in node.value:
+            line = key.start_mark.line + 1
+            if first.setdefault(key.value, line) != line:
+                raise _TwiceError(
+                    f"a key may stand once. Received: `{key.value}` in lines {first[key.value]} and {line}"
+                )
+            yield (*path, key.value), line
+            yield from _lines(value, (*path, key.value))
+    elif isinstance(node, yaml.SequenceNode):
+        for index, item in enumerate(node.value):
+            yield (*path, index), item.start_mark.line + 1
+            yield from _lines(item, (*path, index))
 
 
 def _override(tree: dict[str, Any], override: str) -> None:
@@ -190,8 +211,10 @@ def _override(tree: dict[str, Any], override: str) -> None:
             f"nor a section ({', '.join(sections)})."
         )
     for part in path[1:-1]:
-        target[part] = dict(target.get(part) or {})
-        target = target[part]
+        inner = target.get(part) or {}
+        if not isinstance(inner, Mapping):
+            raise RecipeError(f"--set {override}: {part} holds the value {inner!r}, which has no keys.")
+        target[part] = target = dict(inner)
     target[path[-1]] = value
 
 
@@ -219,15 +242,24 @@ def _problem(issue: Mapping[str, Any], tree: Mapping[str, Any], lines: Mapping[t
 
 
 def _place(location: Sequence[str | int], tree: Mapping[str, Any]) -> tuple[tuple, str]:
-    """A pydantic location as the path in the raw tree, and as a person would say it."""
-    path = tuple(location)
-    if path[:1] != ("steps",) or len(path) < 2:
-        return path, ".".join(map(str, path))
-    # Pydantic puts the technique's name behind the index of a step.
-    path = (*path[:2], *path[3:])
-    step = tree["steps"][path[1]]
-    name = _step_name(step) if isinstance(step, Mapping) else getattr(step, "name", str(path[1]))
-    return path, ".".join(map(str, ("steps", name, *path[2:])))
+    """A pydantic location as the path in the raw tree, and as a person would say it.
+
+    Pydantic mixes in the names of the alternatives it tried; what is no key of the tree is dropped, but for the
+    last part, which may name a key that is missing.
+    """
+    path: tuple = ()
+    shown: list[str] = []
+    node: Any = tree
+    for index, part in enumerate(location):
+        inside = (
+            part in node if isinstance(node, Mapping) else isinstance(part, int) and isinstance(node, (list, tuple))
+        )
+        if not inside and index < len(location) - 1:
+            continue
+        node = node[part] if inside else None
+        path = (*path, part)
+        shown.append(_step_name(node) if path[:-1] == ("steps",) and isinstance(node, Mapping) else str(part))
+    return path, ".".join(shown)
 
 
 def _near_key(path: tuple, tree: Mapping[str, Any]) -> str:

@@ -3,51 +3,24 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import io
 import json
-import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import zipfile
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from tfcompress.atomic import TEMPORARY, write_atomically
 from tfcompress.vocabulary.errors import RunFolderError
 
-_TEMPORARY = ".writing-"
+_LOCK = ".lock"
 
 
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write `content` so that `path` holds either what it held before or all of it.
-
-    Raises:
-        RunFolderError: the file cannot be written (read-only, no space left); nothing of it is left behind.
-    """
-    save_atomically(path, lambda temporary: temporary.write_bytes(content))
-
-
-def save_atomically(path: Path, save: Callable[[Path], Any]) -> None:
-    """Let `save` write a file beside `path`, of the same ending, and put it in its place when it is whole.
-
-    Raises:
-        RunFolderError: the file cannot be written; nothing of it is left behind.
-    """
-    temporary = path.with_name(f"{_TEMPORARY}{path.name}")
-    try:
-        save(temporary)
-        with open(temporary, "rb") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
-        raise RunFolderError(
-            f"Cannot write {path}: {error.strerror or error}. Remedy: free space, or choose another --out."
-        ) from error
-
-
-class RunFolder:
-    """A folder that belongs to one run and knows which.
+class RunFolder(contextlib.AbstractContextManager):
+    """A folder that belongs to one run, knows which, and is used by one process at a time.
 
     Args:
         path: the folder; made when it does not exist.
@@ -55,42 +28,74 @@ class RunFolder:
             identity, and goes on in the folder where it stopped.
 
     Raises:
-        RunFolderError: the folder cannot be written, holds other files, or belongs to another run.
+        RunFolderError: the folder cannot be written, holds other files, belongs to another run, or another
+            process is running in it.
+
+    Example:
+        >>> with RunFolder("tflite_models/mine", {"seed": 0}) as folder:  # doctest: +SKIP
+        ...     folder.write("note.txt", "whole or not at all")
     """
 
     def __init__(self, path: str | Path, identity: Mapping[str, Any]) -> None:
         self.path = Path(path)
-        known = json.loads(json.dumps(identity))
+        self._lock: Any = None
         made = [p for p in (self.path, *self.path.parents) if not p.exists()]
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            with _removing(made):
-                self._claim(known)
+            with _removing(made, self.path / _LOCK):
+                self._claim(json.loads(json.dumps(identity)))
                 (self.path / "checkpoints").mkdir(exist_ok=True)
         except OSError as error:
+            self.close()
             raise RunFolderError(
                 f"The output folder must be writable. {self.path}: {error.strerror}. Remedy: choose another --out."
             ) from error
-        for leftover in self.path.rglob(f"{_TEMPORARY}*"):
+        except RunFolderError:
+            self.close()
+            raise
+        for leftover in self.path.rglob(f"{TEMPORARY}*"):
             leftover.unlink()
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let another process, or another run of this one, have the folder."""
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
 
     def _claim(self, identity: dict[str, Any]) -> None:
         record = self.path / "run.json"
+        others = [p.name for p in self.path.iterdir() if p.name != _LOCK and not p.name.startswith(TEMPORARY)]
+        if others and not record.exists():
+            raise RunFolderError(
+                f"The output folder must be new, empty, or of this run. {self.path} holds other files. "
+                "Remedy: choose another --out."
+            )
+        self._take_lock()
         if not record.exists():
-            if any(not entry.name.startswith(_TEMPORARY) for entry in self.path.iterdir()):
-                raise RunFolderError(
-                    f"The output folder must be new, empty, or of this run. {self.path} holds other files. "
-                    "Remedy: choose another --out."
-                )
             self.write_json("run.json", identity)
             return
-        earlier = json.loads(record.read_text(encoding="utf-8"))
+        try:
+            earlier = json.loads(record.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise RunFolderError(f"{record} is damaged: {error}. Remedy: choose another --out.") from error
         if earlier != identity:
             changed = ", ".join(_differences(earlier, identity))
             raise RunFolderError(
                 f"The output folder {self.path} belongs to another run; it differs in: {changed}. "
                 "Remedy: choose another --out, or remove the folder."
             )
+
+    def _take_lock(self) -> None:
+        self._lock = open(self.path / _LOCK, "w")  # noqa: SIM115 - held until close()
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise RunFolderError(
+                f"Another process is running in {self.path}. Remedy: wait for it, or choose another --out."
+            ) from error
 
     def file(self, name: str) -> Path:
         """The path of the run's file `name`."""
@@ -113,25 +118,40 @@ class RunFolder:
         return self.write(name, buffer.getvalue())
 
     def read_arrays(self, name: str) -> dict[str, np.ndarray] | None:
-        """The arrays of an `.npz`, or None when it was not written."""
+        """The arrays of an `.npz`, or None when it was not written.
+
+        Raises:
+            RunFolderError: the file is damaged.
+        """
         path = self.file(name)
         if not path.exists():
             return None
-        with np.load(path, allow_pickle=False) as stored:
-            return {key: stored[key] for key in stored.files}
+        try:
+            with np.load(path, allow_pickle=False) as stored:
+                return {key: stored[key] for key in stored.files}
+        except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+            raise RunFolderError(
+                f"{path} is damaged: {error}. Remedy: remove it, and this part of the run is done again."
+            ) from error
 
     def log(self, line: str) -> None:
         """Add a line to the run's log."""
-        with open(self.file("log.txt"), "a", encoding="utf-8") as file:
-            file.write(line + "\n")
+        path = self.file("log.txt")
+        try:
+            with open(path, "a", encoding="utf-8") as file:
+                file.write(line + "\n")
+        except OSError as error:
+            raise RunFolderError(f"Cannot write {path}: {error.strerror}. Remedy: free space.") from error
 
 
 @contextlib.contextmanager
-def _removing(folders: Sequence[Path]) -> Iterator[None]:
+def _removing(folders: Sequence[Path], lock: Path) -> Iterator[None]:
     """Remove the folders just made, innermost first, when claiming them fails."""
     try:
         yield
     except (OSError, RunFolderError):
+        if folders:
+            lock.unlink(missing_ok=True)
         for folder in folders:
             with contextlib.suppress(OSError):
                 folder.rmdir()

@@ -6,14 +6,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from tfcompress.convert.c_array import micro_operators
 from tfcompress.convert.converter import quantized_tflite, with_preprocessing
 from tfcompress.convert.flatbuffer import Flatbuffer
 from tfcompress.convert.proof import Proof, prove_integer, require_integer
-from tfcompress.convert.read_back import PromiseFound, read_promises, require_kept
+from tfcompress.convert.read_back import PromiseFound, find_weight, read_promises, require_kept
 from tfcompress.convert.settings import ConversionSettings
 from tfcompress.convert.strip import strip_names
 from tfcompress.data.preprocessing import Preprocessing
-from tfcompress.vocabulary.errors import RecipeError
+from tfcompress.vocabulary.errors import ConversionError, RecipeError
 from tfcompress.vocabulary.state import State
 
 
@@ -40,6 +41,30 @@ def ship(state: State, settings: ConversionSettings, preprocessing: Preprocessin
         PromiseError: the file breaks a promise.
         RecipeError: no step has chosen a number format.
     """
+    content, flat, proof = _proven(state, settings, preprocessing, calibration)
+    promises = read_promises(flat, state)
+    require_kept(promises)
+    return Shipment(strip_names(content) if settings.strip_names else content, proof, promises)
+
+
+def rehearse(state: State, settings: ConversionSettings, preprocessing: Preprocessing, calibration: np.ndarray) -> None:
+    """Convert a model that is yet to be trained, so that what cannot ship is known before the training.
+
+    Takes the arguments of `ship`; the promises of `state` need not be true yet, but their weights must be found.
+
+    Raises:
+        ConversionError, PromiseError, RecipeError: as `ship` would, hours later.
+    """
+    content, flat, _ = _proven(state, settings, preprocessing, calibration)
+    for promise in state.promises:
+        find_weight(flat, state.lineage.place(promise.weight), state.model)
+    if settings.c_array:
+        micro_operators(content)
+
+
+def _proven(
+    state: State, settings: ConversionSettings, preprocessing: Preprocessing, calibration: np.ndarray
+) -> tuple[bytes, Flatbuffer, Proof]:
     if state.number_format is None:
         raise RecipeError("No step has chosen the file's arithmetic. Remedy: add quantization, or post_training.")
     model, samples = state.model, preprocessing.apply(calibration)
@@ -51,9 +76,17 @@ def ship(state: State, settings: ConversionSettings, preprocessing: Preprocessin
     proof = prove_integer(flat)
     if state.number_format in ("int8", "int16x8") and not settings.allow_float:
         require_integer(proof)
-    promises = read_promises(flat, state)
-    require_kept(promises)
-    return Shipment(strip_names(content) if settings.strip_names else content, proof, promises)
+    _require_types(flat, settings.io_types(state.number_format))
+    return content, flat, proof
+
+
+def _require_types(flat: Flatbuffer, wanted: tuple[str, str]) -> None:
+    found = tuple(ends[0].dtype.lower() for ends in (flat.inputs, flat.outputs))
+    if found != wanted:
+        raise ConversionError(
+            f"The file must have an input of {wanted[0]} and an output of {wanted[1]}, as asked; the converter made "
+            f"{found[0]} and {found[1]}. Remedy: other conversion.input_type and conversion.output_type."
+        )
 
 
 def _with_byte_range(raw: np.ndarray) -> np.ndarray:

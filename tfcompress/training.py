@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
+import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,7 +19,7 @@ from tfcompress.data.preprocessing import Preprocessing
 from tfcompress.data.settings import DataSettings
 from tfcompress.evaluate.metric import Score, score
 from tfcompress.run_folder import RunFolder
-from tfcompress.vocabulary.errors import RecipeError, TrainingError
+from tfcompress.vocabulary.errors import RecipeError, RunFolderError, TrainingError
 from tfcompress.vocabulary.reporter import Reporter
 from tfcompress.vocabulary.training import Fit, Task
 
@@ -198,9 +200,14 @@ class Training:
         def group(name: str) -> list[np.ndarray]:
             return [arrays[key] for key in sorted(arrays) if key.startswith(name)]
 
-        _assign(_variables(model), group("variable"))
-        _assign(_variables(model.optimizer), group("optimizer"))
-        return Progress(**json.loads(arrays["progress"].tobytes()), best_weights=group("best"))
+        try:
+            _assign(_variables(model), group("variable"))
+            _assign(_variables(model.optimizer), group("optimizer"))
+            return Progress(**json.loads(arrays["progress"].tobytes()), best_weights=group("best"))
+        except (ValueError, KeyError, TypeError) as error:
+            raise RunFolderError(
+                f"{self._checkpoint} does not fit this run: {error}. Remedy: remove it; the step is trained again."
+            ) from error
 
 
 def _may_draw_random_numbers(model: Any) -> bool:
@@ -214,6 +221,17 @@ def _may_draw_random_numbers(model: Any) -> bool:
         isinstance(layer, unknown) or type(layer).__module__.partition(".")[0] not in known_homes
         for layer in model._flatten_layers()
     )
+
+
+@contextlib.contextmanager
+def own_random_numbers() -> Iterator[None]:
+    """Give Python's and NumPy's global generators back as they were; training seeds them."""
+    python, numpy = random.getstate(), np.random.get_state()
+    try:
+        yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(numpy)
 
 
 def seed_everything(seed: int, step: int, epoch: int) -> None:

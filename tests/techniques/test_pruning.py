@@ -48,7 +48,10 @@ def test_masks_zero_the_smallest_and_no_more_than_asked(weights, sparsity):
 
 
 @settings(deadline=None)
-@given(st.integers(1, 3_000_000), st.floats(0, 0.9999, allow_subnormal=False) | st.integers(0, 9999).map(lambda x: x / 10_000))
+@given(
+    st.integers(1, 3_000_000),
+    st.floats(0, 0.9999, allow_subnormal=False) | st.integers(0, 9999).map(lambda x: x / 10_000),
+)
 def test_the_count_of_zeros_is_exact_at_every_size(count, sparsity):
     from tfcompress.techniques._magnitude import fewest_zeros
 

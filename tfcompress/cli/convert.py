@@ -18,7 +18,11 @@ def define_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_enum("format", "int8", get_args(NumberFormat), "The file's arithmetic.", flag_values=values)
     for side in ("input", "output"):
         flags.DEFINE_enum(
-            f"{side}_type", "int8", ["int8", "uint8", "float32"], f"Type of the file's {side}s.", flag_values=values
+            f"{side}_type",
+            None,
+            ["int8", "uint8", "int16", "float32"],
+            f"Type of the file's {side}s. Default: that of its arithmetic.",
+            flag_values=values,
         )
     flags.DEFINE_string(
         "preprocessing", "auto", "What the model expects of its input: auto, raw, unit or signed.", flag_values=values

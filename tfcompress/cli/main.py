@@ -23,7 +23,7 @@ COMMANDS = {
     "evaluate": "measure .tflite files: metric, size, latency, delegation",
     "recipes": "list the recipes that ship",
 }
-_HELP = {"-h", "--help", "-help", "--helpfull", "help"}
+_HELP = {"-h", "--help", "-help", "--helpfull"}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -36,7 +36,22 @@ def main(argv: Sequence[str] | None = None) -> int:
         The exit code.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
-    if not arguments or arguments[0] in _HELP:
+    try:
+        code = _dispatch(arguments)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # The reader of a pipe has seen enough; what Python flushes at exit must not complain again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except OSError as error:
+        print(f"tfcompress: cannot write to standard output: {error.strerror}.", file=sys.stderr)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    return code
+
+
+def _dispatch(arguments: list[str]) -> int:
+    if not arguments or arguments[0] in (*_HELP, "help"):
         print(_overview())
         return 0 if arguments else 2
     name = arguments[0]
@@ -66,11 +81,14 @@ def _run(command: Any, values: flags.FlagValues) -> int:
     try:
         command.run(values)
     except KeyboardInterrupt:
-        print("tfcompress: interrupted. The same command goes on where it stopped.", file=sys.stderr)
+        resumes = " The same command goes on where it stopped." if getattr(command, "RESUMES", False) else ""
+        print(f"tfcompress: interrupted.{resumes}", file=sys.stderr)
         return 130
     except TfcompressError as error:
         _explain(values, f"tfcompress: {error}")
         return 1
+    except BrokenPipeError:
+        raise
     except Exception as error:  # a failure nobody named must not reach a user as a traceback
         _explain(
             values,

@@ -6,6 +6,9 @@ from absl import flags
 
 from tfcompress.cli.common import TerminalReporter, define_model_and_data, define_recipe
 
+RESUMES = True
+"""Whether the command goes on where it was interrupted."""
+
 
 def define_flags(values: flags.FlagValues) -> None:
     """The command's flags."""

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tfcompress.atomic import write_atomically
 from tfcompress.convert.arena import ALIGNMENT, arena_bytes, read_flatbuffer
 from tfcompress.vocabulary.errors import ConversionError
 
@@ -61,12 +60,13 @@ def write_c_array(model: Path, folder: Path, name: str) -> CArray:
 
     Args:
         model: path of a .tflite file.
-        folder: where the two files go; made when missing.
+        folder: where the two files go.
         name: start of the C names, a letter and then letters, digits and underscores.
 
     Raises:
         ConversionError: TensorFlow Lite Micro lacks operators of the model (all are listed), the name is none in
-            C, the model cannot be read, or the files cannot be written.
+            C, or the model cannot be read.
+        RunFolderError: the files cannot be written.
 
     Example:
         >>> write_c_array(Path("digits.tflite"), Path("firmware"), "digits").source  # doctest: +SKIP
@@ -77,24 +77,28 @@ def write_c_array(model: Path, folder: Path, name: str) -> CArray:
             "The name of a C array must be a letter, then letters, digits or underscores. "
             f"Received: {name!r}. Choose another name."
         )
-    flatbuffer = read_flatbuffer(model)
-    operators = operator_names(flatbuffer)
+    operators = micro_operators(model)
+    content = model.read_bytes()
+    array = CArray(folder / f"{name}.c", folder / f"{name}.h", len(content), arena_bytes(content), operators)
+    write_atomically(array.header, _header(array, name, content).encode())
+    write_atomically(array.source, _source(name, content).encode())
+    return array
+
+
+def micro_operators(model: Path | bytes) -> tuple[str, ...]:
+    """The operators of a .tflite file, all of which TensorFlow Lite Micro has, by name.
+
+    Raises:
+        ConversionError: it lacks some, or the file cannot be read.
+    """
+    operators = operator_names(read_flatbuffer(model))
     lacking = [operator for operator in operators if operator not in MICRO_OPERATORS]
     if lacking:
         raise ConversionError(
-            f"TensorFlow Lite Micro must have every operator of a model written as C. {model} uses "
+            f"TensorFlow Lite Micro must have every operator of a model written as C. This one uses "
             f"{', '.join(lacking)}, which it lacks. Replace the layers they come from, or ship the .tflite file."
         )
-    content = model.read_bytes()
-    array = CArray(folder / f"{name}.c", folder / f"{name}.h", len(content), arena_bytes(content), operators)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        _write_together({array.header: _header(array, name, content), array.source: _source(name, content)})
-    except OSError as error:
-        raise ConversionError(
-            f"The C files must be writable. {folder}: {error.strerror}. Choose another folder."
-        ) from error
-    return array
+    return operators
 
 
 def operator_names(flatbuffer: Any) -> tuple[str, ...]:
@@ -157,17 +161,3 @@ const unsigned int {name}_tflite_len = {len(content)};
 def _rows(content: bytes) -> Iterator[str]:
     for start in range(0, len(content), _BYTES_A_LINE):
         yield "    " + " ".join(f"0x{byte:02x}," for byte in content[start : start + _BYTES_A_LINE])
-
-
-def _write_together(texts: dict[Path, str]) -> None:
-    """Write all files beside their places first, then move each there."""
-    temporary = {path: path.with_name(f".{path.name}.{os.getpid()}.tmp") for path in texts}
-    try:
-        for path, text in texts.items():
-            temporary[path].write_text(text, encoding="utf-8")
-        for path in texts:
-            os.replace(temporary[path], path)
-    finally:
-        for path in temporary.values():
-            with contextlib.suppress(OSError):
-                path.unlink(missing_ok=True)

@@ -51,8 +51,9 @@ def quantized_tflite(
         converter.target_spec.supported_ops = [_operators(number_format)]
         if settings.allow_float:
             converter.target_spec.supported_ops.append(tf.lite.OpsSet.TFLITE_BUILTINS)
-        converter.inference_input_type = _io_type(settings.input_type, number_format)
-        converter.inference_output_type = _io_type(settings.output_type, number_format)
+        input_type, output_type = settings.io_types(number_format)
+        converter.inference_input_type = getattr(tf, input_type)
+        converter.inference_output_type = getattr(tf, output_type)
     return _run(converter)
 
 
@@ -71,12 +72,6 @@ def _operators(number_format: NumberFormat) -> Any:
     if number_format == "int16x8":
         return ops.EXPERIMENTAL_TFLITE_BUILTINS_ACTIVATIONS_INT16_WEIGHTS_INT8
     return ops.TFLITE_BUILTINS_INT8
-
-
-def _io_type(name: str, number_format: NumberFormat) -> Any:
-    if number_format == "int16x8" and name != "float32":
-        return kd.tf.int16
-    return getattr(kd.tf, name)
 
 
 def _run(converter: Any) -> bytes:

@@ -3,15 +3,27 @@
 from typing import Literal
 
 from tfcompress.vocabulary.schema import Schema
+from tfcompress.vocabulary.state import NumberFormat
+
+IoType = Literal["int8", "uint8", "int16", "float32"]
+
+IO_TYPES: dict[NumberFormat, tuple[IoType, ...]] = {
+    "int8": ("int8", "uint8", "float32"),
+    "int16x8": ("int16", "float32"),
+    "dynamic_range": ("float32",),
+    "float16": ("float32",),
+}
+"""The types that inputs and outputs of each arithmetic may have, its own first."""
 
 
 class ConversionSettings(Schema):
     """The form of the shipped file, whatever technique chose its arithmetic."""
 
-    input_type: Literal["int8", "uint8", "float32"] = "int8"
-    """Type of the file's inputs; `float32` puts the quantizers inside. Defaults to int8 (int16 for int16x8)."""
-    output_type: Literal["int8", "uint8", "float32"] = "int8"
-    """Type of the file's outputs. Defaults to int8 (int16 for int16x8)."""
+    input_type: IoType | None = None
+    """Type of the file's inputs; `float32` puts the quantizers inside. Defaults to that of the arithmetic: int8 for
+    int8, int16 for int16x8, else float32."""
+    output_type: IoType | None = None
+    """Type of the file's outputs. Defaults likewise."""
     preprocessing_in_graph: bool = False
     """Put the preprocessing into the file, so that raw values (a uint8 image) are fed. Off by default."""
     allow_float: bool = False
@@ -20,3 +32,17 @@ class ConversionSettings(Schema):
     """Remove tensor names and metadata from the shipped file; signatures stay. On by default."""
     c_array: bool = False
     """Also write the file as C source and header, for TensorFlow Lite Micro. Off by default."""
+
+    def io_types(self, number_format: NumberFormat) -> tuple[IoType, IoType]:
+        """Types of input and output in `number_format`."""
+        own = IO_TYPES[number_format][0]
+        return self.input_type or own, self.output_type or own
+
+    def problems_with(self, number_format: NumberFormat) -> list[str]:
+        """What of these settings a file of `number_format` cannot have; empty when it can have all."""
+        possible = IO_TYPES[number_format]
+        return [
+            f"conversion.{side}_type: a file of {number_format} has {' or '.join(possible)}. Received: {kind}"
+            for side, kind in zip(("input", "output"), self.io_types(number_format), strict=True)
+            if kind not in possible
+        ]

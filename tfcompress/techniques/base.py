@@ -13,7 +13,8 @@ from typing import Any, ClassVar
 import numpy as np
 from pydantic import Field
 
-from tfcompress.vocabulary.errors import RecipeError
+from tfcompress.vocabulary.errors import ModelError, RecipeError
+from tfcompress.vocabulary.promises import Promise
 from tfcompress.vocabulary.schema import Schema
 from tfcompress.vocabulary.state import State
 from tfcompress.vocabulary.training import Fit
@@ -74,13 +75,21 @@ class Technique(Schema):
         del earlier
         return []
 
-    def check(self, model: Any) -> None:
+    def check(self, state: State) -> None:
         """Refuse a model this step cannot work on, before anything is trained.
 
+        Args:
+            state: the caller's model, untrained as yet, with the promises that earlier steps will have made.
+
         Raises:
-            RecipeError: with every layer or pattern that stands in the way.
+            RecipeError, ModelError: with every layer or pattern that stands in the way.
         """
-        del model
+        del state
+
+    def promised(self, state: State) -> tuple[Promise, ...]:
+        """The promises that `finish` will add for a model that passed `check`."""
+        del state
+        return ()
 
     def prepare(self, state: State, plan: StepPlan) -> State:
         """A state whose model is ready to train; the model of `state` stays as it was."""
@@ -116,13 +125,28 @@ def techniques() -> dict[str, type[Technique]]:
     for module in pkgutil.iter_modules(package.__path__):
         if not module.name.startswith("_"):
             importlib.import_module(f"{package.__name__}.{module.name}")
-    return {cls.model_fields["technique"].default: cls for cls in _subclasses(Technique)}
+    found = (cls for cls in _subclasses(Technique) if cls.__module__.startswith(f"{package.__name__}."))
+    return {cls.model_fields["technique"].default: cls for cls in found}
 
 
 def _subclasses(cls: type) -> Iterable[type]:
     for sub in cls.__subclasses__():
         yield sub
         yield from _subclasses(sub)
+
+
+def refuse_nested(model: Any, where: str) -> None:
+    """Refuse a model that holds other models, whose layers a technique could not reach.
+
+    Raises:
+        ModelError: naming the nested models.
+    """
+    nested = [layer.name for layer in model.layers if hasattr(layer, "layers")]
+    if nested:
+        raise ModelError(
+            f"{where}: layers inside a nested model cannot be reached. Received a model that holds: "
+            f"{', '.join(nested)}. Remedy: build one flat model of their layers."
+        )
 
 
 def select_layers(

@@ -10,8 +10,8 @@ from pydantic import Field
 
 from tfcompress import keras_door as kd
 from tfcompress.techniques._centroids import Initialization
-from tfcompress.techniques.base import StepPlan, Technique, select_layers, value_for
-from tfcompress.vocabulary.errors import ModelError, PromiseError, RecipeError
+from tfcompress.techniques.base import StepPlan, Technique, refuse_nested, select_layers, value_for
+from tfcompress.vocabulary.errors import PromiseError, RecipeError
 from tfcompress.vocabulary.promises import Promise, broken_by
 from tfcompress.vocabulary.state import State
 
@@ -58,9 +58,17 @@ class Clustering(Technique):
             return [f"{self.name} follows {sparse[-1]}: {_ZEROS_NEED}. Received: 2"]
         return []
 
-    def check(self, model: Any) -> None:
-        """Refuse patterns that match no layer, and models that hold other models."""
-        self._chosen(model)
+    def check(self, state: State) -> None:
+        """Refuse patterns that match no layer, models that hold other models, and 2 clusters where zeros are kept."""
+        self._clusters(state)
+
+    def promised(self, state: State) -> tuple[Promise, ...]:
+        """At most `clusters` different values in every clustered weight."""
+        return tuple(
+            self._promise(state, state.model.get_layer(name), attribute)
+            for name, attributes in self._chosen(state.model).items()
+            for attribute in attributes
+        )
 
     def prepare(self, state: State, plan: StepPlan) -> State:
         """A copy of the model with the clustering wrapper around every layer to be clustered.
@@ -73,11 +81,7 @@ class Clustering(Technique):
         from tfcompress.techniques._cluster_layer import FastClusterWeights
 
         source = clone(state.model)
-        sparse = {name: _promised_zeros(state, name, weights) for name, weights in self._chosen(source).items()}
-        clusters = {name: value_for(name, self.clusters, self.per_layer) for name in sparse}
-        too_few = [name for name, keep in sparse.items() if keep and clusters[name] < 3]
-        if too_few:
-            raise RecipeError(f"{self.name}: {_ZEROS_NEED}. Received: 2 for {', '.join(too_few)}.")
+        clusters, sparse = self._clusters(state)
 
         def wrap(layer: Any) -> Any:
             if layer.name not in clusters:
@@ -86,8 +90,7 @@ class Clustering(Technique):
                 layer,
                 clusters[layer.name],
                 preserve_sparsity=sparse[layer.name],
-                # Exactly Conv2D: its subclass Conv2DTranspose has the input channels last.
-                cluster_per_channel=self.per_channel and type(layer) is kd.keras.layers.Conv2D,
+                cluster_per_channel=self._is_per_channel(layer),
             )
 
         model = kd.keras.models.clone_model(source, clone_function=wrap)
@@ -112,25 +115,39 @@ class Clustering(Technique):
         made, broken = [], []
         for wrapper in wrappers.values():
             for attribute, weight in wrapper.original_clusterable_weights.items():
-                name = _origin(state, f"{wrapper.layer.name}/{attribute}")
-                scope = "channel" if wrapper.cluster_per_channel else "tensor"
-                made.append(Promise(name, "distinct", wrapper.number_of_clusters, scope, made_by=self.name))
-                broken += broken_by(weight.numpy(), (made[-1], *state.promises_of(name, "zeros", "group_zeros")))
+                made.append(self._promise(state, wrapper.layer, attribute))
+                earlier = state.promises_of(made[-1].weight, "zeros", "group_zeros")
+                broken += broken_by(weight.numpy(), (made[-1], *earlier))
         if broken:
             raise PromiseError(f"{self.name}: after training, " + "; ".join(broken) + ".")
         # Cloned once more, for `stripped` shares its layers with the model that was trained.
         return state.evolve(model=clone(stripped), promises=(*state.promises, *made))
 
+    def _promise(self, state: State, layer: Any, attribute: str) -> Promise:
+        weight = _origin(state, f"{layer.name}/{attribute}")
+        scope = "channel" if self._is_per_channel(layer) else "tensor"
+        return Promise(
+            weight, "distinct", value_for(layer.name, self.clusters, self.per_layer), scope, made_by=self.name
+        )
+
+    def _is_per_channel(self, layer: Any) -> bool:
+        # Exactly Conv2D: its subclass Conv2DTranspose has the input channels last.
+        return self.per_channel and type(layer) is kd.keras.layers.Conv2D
+
+    def _clusters(self, state: State) -> tuple[dict[str, int], dict[str, bool]]:
+        """For every chosen layer its number of clusters, and whether it has zeros to keep."""
+        sparse = {name: _promised_zeros(state, name, weights) for name, weights in self._chosen(state.model).items()}
+        clusters = {name: value_for(name, self.clusters, self.per_layer) for name in sparse}
+        too_few = [name for name, keep in sparse.items() if keep and clusters[name] < 3]
+        if too_few:
+            raise RecipeError(f"{self.name}: {_ZEROS_NEED}. Received: 2 for {', '.join(too_few)}.")
+        return clusters, sparse
+
     def _chosen(self, model: Any) -> dict[str, tuple[str, ...]]:
         """The layers to cluster, in the model's order, and the names of the weights in each."""
         from tfcompress.techniques._cluster_layer import clusterable_weights
 
-        nested = [layer.name for layer in model.layers if isinstance(layer, kd.keras.Model)]
-        if nested:
-            raise ModelError(
-                f"{self.name}: layers inside a nested model cannot be clustered. Received a model that holds: "
-                f"{', '.join(nested)}. Remedy: build one flat model of their layers."
-            )
+        refuse_nested(model, self.name)
         weights = {layer.name: clusterable_weights(layer, depthwise=self.layers is not None) for layer in model.layers}
         candidates = [name for name, attributes in weights.items() if attributes]
         names = select_layers(candidates, self.layers, self.exclude, where=self.name)

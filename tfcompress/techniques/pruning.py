@@ -11,7 +11,7 @@ from pydantic import Field, model_validator
 
 from tfcompress import keras_door as kd
 from tfcompress.schedules import Schedule, constant, polynomial
-from tfcompress.techniques.base import StepPlan, Technique, select_layers, value_for
+from tfcompress.techniques.base import StepPlan, Technique, refuse_nested, select_layers, value_for
 from tfcompress.vocabulary.errors import PromiseError, RecipeError
 from tfcompress.vocabulary.promises import Promise, broken_by
 from tfcompress.vocabulary.state import State
@@ -34,7 +34,7 @@ class Pruning(Technique):
     technique: Literal["pruning"] = "pruning"
     schedule: Literal["polynomial", "constant"] | Callable[[Any], Any] = "polynomial"
     """How sparsity grows: `polynomial`, `constant` (final from the start), or in Python any function of the
-    share of the way from `begin` to `end` (0...1) to a sparsity that ends at `final_sparsity`."""
+    optimizer step (the step's first is 1) to a sparsity that has reached `final_sparsity` at `end`."""
     initial_sparsity: Share = 0.0
     """Sparsity at `begin`, for the polynomial schedule. Defaults to 0."""
     final_sparsity: Share = 0.5
@@ -71,15 +71,24 @@ class Pruning(Technique):
             raise ValueError(f"block_size must hold two numbers of at least 1. Received: {self.block_size}")
         if self.n_of_m is not None:
             zeros, group = self.n_of_m
+            fields = type(self).model_fields
+            replaced = ("final_sparsity", "initial_sparsity", "per_layer", "schedule")
+            ignored = [name for name in replaced if getattr(self, name) != fields[name].default]
+            if ignored:
+                raise ValueError(f"n_of_m takes the place of {', '.join(ignored)}. Remedy: remove one or the other")
             if not 0 < zeros < group:
                 raise ValueError(f"n_of_m must be (zeros, group) with 0 < zeros < group. Received: {self.n_of_m}")
             if self.block_size != (1, 1):
                 raise ValueError("n_of_m and block_size exclude one another. Remedy: remove one of them")
         return self
 
-    def check(self, model: Any) -> None:
+    def check(self, state: State) -> None:
         """Refuse patterns that match no layer, and layers that the pattern of zeros does not fit."""
-        self._kernels(model)
+        self._kernels(state.model)
+
+    def promised(self, state: State) -> tuple[Promise, ...]:
+        """Zeros in every pruned weight."""
+        return tuple(self._promise(name, attribute) for name, attribute in self._kernels(state.model).items())
 
     def prepare(self, state: State, plan: StepPlan) -> State:
         """A copy of the model with tfmot's pruning wrapper around every layer to be pruned."""
@@ -146,7 +155,9 @@ class Pruning(Technique):
         target = value_for(layer, self.final_sparsity, self.per_layer)
         sparsity: Schedule
         if callable(self.schedule):
-            sparsity = _up_to(target, self.schedule, begin, end)
+            chosen = self.schedule
+            # Unlike `min`, NumPy's hands NaN on, to be refused.
+            sparsity = lambda step: np.minimum(chosen(step), target)  # noqa: E731
         elif self.schedule == "constant" or begin == end:
             sparsity = constant(target)
         else:
@@ -161,6 +172,7 @@ class Pruning(Technique):
 
     def _kernels(self, model: Any) -> dict[str, str]:
         """The chosen layers and the name of the weight to prune in each."""
+        refuse_nested(model, self.name)
         prunable = _prunable(model)
         if self.block_size != (1, 1):
             dense = kd.keras.layers.Dense
@@ -204,17 +216,6 @@ class Pruning(Technique):
         if inputs % self.n_of_m[1]:
             return f"n_of_m {self.n_of_m} needs input channels in groups of {self.n_of_m[1]}; {name} has {inputs}"
         return None
-
-
-def _up_to(target: float, chosen: Callable[[Any], Any], begin: int, end: int) -> Schedule:
-    """The function `chosen` of the share of the way from `begin` to `end`, cut off at `target`."""
-
-    def sparsity(step: int) -> Any:
-        done = (step - begin) / (end - begin) if end > begin else 1.0
-        # Unlike `min`, it hands NaN on, to be refused.
-        return np.minimum(chosen(done), target)
-
-    return sparsity
 
 
 def _is_depthwise(layer: Any) -> bool:

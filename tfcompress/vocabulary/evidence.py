@@ -105,6 +105,8 @@ class ArtifactEvidence(Schema):
     """Operators that XNNPACK took."""
     operators: int
     """All operators."""
+    operators_left: tuple[str, ...]
+    """Those that it did not take, in execution order."""
 
 
 class PromiseEvidence(Schema):
