@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
+import struct
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import numpy as np
 
-from tfcompress import keras_door as kd
 from tfcompress.vocabulary.errors import ConversionError
 
 FLOAT_TYPES = frozenset({"FLOAT16", "FLOAT32", "FLOAT64", "BFLOAT16"})
@@ -65,27 +64,14 @@ class Graph:
 
     def __init__(self, model: Any, graph: Any) -> None:
         self._model = model
-        self._graph = graph
-
-    @cached_property
-    def tensors(self) -> tuple[Tensor, ...]:
+        self.tensors = tuple(self._tensor(index, raw) for index, raw in enumerate(graph.tensors))
         """All tensors, by index."""
-        return tuple(self._tensor(index, raw) for index, raw in enumerate(self._graph.tensors))
-
-    @cached_property
-    def operators(self) -> tuple[Operator, ...]:
+        self.operators = tuple(self._operator(index, raw) for index, raw in enumerate(graph.operators))
         """All operators, in execution order."""
-        return tuple(self._operator(index, raw) for index, raw in enumerate(self._graph.operators))
-
-    @property
-    def inputs(self) -> tuple[Tensor, ...]:
+        self.inputs = tuple(self.tensors[i] for i in graph.inputs)
         """The graph's inputs."""
-        return tuple(self.tensors[i] for i in self._graph.inputs)
-
-    @property
-    def outputs(self) -> tuple[Tensor, ...]:
+        self.outputs = tuple(self.tensors[i] for i in graph.outputs)
         """The graph's outputs."""
-        return tuple(self.tensors[i] for i in self._graph.outputs)
 
     def constant_behind(self, index: int) -> Tensor | None:
         """The constant at `index`, or the one that a DEQUANTIZE operator makes it from; None for an activation."""
@@ -128,6 +114,10 @@ class Graph:
         )
 
 
+# What the object reader raises where a damaged file sends it to places that do not exist.
+_DAMAGE = (struct.error, ValueError, TypeError, IndexError, KeyError, AttributeError, OverflowError)
+
+
 class Flatbuffer(Graph):
     """A .tflite file: its main graph, and those that operators such as WHILE call.
 
@@ -141,20 +131,17 @@ class Flatbuffer(Graph):
     def __init__(self, content: bytes) -> None:
         from ai_edge_litert.tools import flatbuffer_utils
 
+        if content[4:8] != b"TFL3":
+            raise ConversionError("A .tflite file must carry the identifier TFL3; these bytes do not.")
         try:
-            # The object reader follows whatever offsets it finds; LiteRT verifies them first.
-            kd.litert.Interpreter(model_content=content)
-        except ValueError as error:
+            model = flatbuffer_utils.convert_bytearray_to_object(bytearray(content))
+            super().__init__(model, model.subgraphs[0])
+            self.graphs = (self, *(Graph(model, graph) for graph in model.subgraphs[1:]))
+            """All graphs, this main one first."""
+        except _DAMAGE as error:
             raise ConversionError(
-                f"A .tflite file must be complete. These {len(content)} bytes are not: {error}. Convert again."
+                f"A .tflite file must be complete. These {len(content)} bytes are not ({error}). Convert again."
             ) from error
-        model = flatbuffer_utils.convert_bytearray_to_object(bytearray(content))
-        super().__init__(model, model.subgraphs[0])
-
-    @cached_property
-    def graphs(self) -> tuple[Graph, ...]:
-        """All graphs, this main one first."""
-        return (self, *(Graph(self._model, graph) for graph in self._model.subgraphs[1:]))
 
 
 def _names(enum: Any) -> dict[int, str]:
