@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -25,11 +26,14 @@ def write_atomically(path: Path, content: bytes) -> None:
 def save_atomically(path: Path, save: Callable[[Path], Any]) -> None:
     """Let `save` write a file beside `path`, of the same ending, and put it in its place when it is whole.
 
+    The folder is made when missing.
+
     Raises:
         RunFolderError: the file cannot be written; nothing of it is left behind.
     """
     temporary = path.with_name(f"{TEMPORARY}{os.getpid()}-{path.name}")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         save(temporary)
         _flush(temporary)
         os.replace(temporary, path)
@@ -40,7 +44,8 @@ def save_atomically(path: Path, save: Callable[[Path], Any]) -> None:
             f"Cannot write {path}: {error.strerror or error}. Remedy: free space, or choose another --out."
         ) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
 
 
 def _flush(path: Path) -> None:

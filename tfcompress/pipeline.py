@@ -25,7 +25,7 @@ from tfcompress.run_folder import RunFolder
 from tfcompress.shipping import Shipment, ship
 from tfcompress.techniques.base import Technique
 from tfcompress.training import Training, own_random_numbers, seed_everything
-from tfcompress.vocabulary.errors import ModelError, RunFolderError
+from tfcompress.vocabulary.errors import ModelError
 from tfcompress.vocabulary.evidence import Evidence, PreprocessingEvidence, StageEvidence
 from tfcompress.vocabulary.reporter import Reporter
 from tfcompress.vocabulary.state import State
@@ -185,10 +185,6 @@ def convert(
     shipment = ship(state, job.recipe.conversion, job.data.preprocessing, job.calibration(raw=True))
     if job.recipe.conversion.c_array:
         micro_operators(shipment.content)
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise RunFolderError(f"Cannot make {out.parent}: {error.strerror}. Remedy: choose another --out.") from error
     write_atomically(out, shipment.content)
     if job.recipe.conversion.c_array:
         write_c_array(out, out.parent, re.sub(r"\W", "_", f"m{out.stem}" if out.stem[0].isdigit() else out.stem))

@@ -89,7 +89,7 @@ class RunFolder(contextlib.AbstractContextManager):
             )
 
     def _take_lock(self) -> None:
-        self._lock = open(self.path / _LOCK, "w")  # noqa: SIM115 - held until close()
+        self._lock = open(self.path / _LOCK, "a")  # noqa: SIM115 - held until close()
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:

@@ -247,7 +247,7 @@ def test_a_full_disk_is_named_and_leaves_no_half_written_file(workspace, tmp_pat
     assert done.returncode == 1, done.stderr
     assert "Cannot write" in done.stderr
     assert "Traceback" not in done.stderr
-    assert sorted(p.name for p in (tmp_path / "run").iterdir()) == ["checkpoints", "recipe.yaml", "run.json"]
+    assert sorted(p.name for p in (tmp_path / "run").iterdir()) == [".lock", "checkpoints", "recipe.yaml", "run.json"]
 
 
 def test_verbose_adds_the_traceback(capsys, workspace):

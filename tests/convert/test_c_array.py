@@ -9,7 +9,7 @@ import pytest
 from tfcompress import keras_door as kd
 from tfcompress.convert.arena import arena_bytes
 from tfcompress.convert.c_array import MICRO_OPERATORS, write_c_array
-from tfcompress.vocabulary.errors import ConversionError
+from tfcompress.vocabulary.errors import ConversionError, RunFolderError
 
 PROGRAM = """
 #include <stdint.h>
@@ -109,7 +109,7 @@ def test_a_failed_write_leaves_the_earlier_files(model, tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("os.replace", full)
-    with pytest.raises(ConversionError, match="No space left"):
+    with pytest.raises(RunFolderError, match="No space left"):
         write_c_array(model, tmp_path, "digits")
     assert array.source.read_text() == earlier
     assert {path.name for path in tmp_path.iterdir()} == {"digits.c", "digits.h"}
@@ -118,5 +118,5 @@ def test_a_failed_write_leaves_the_earlier_files(model, tmp_path, monkeypatch):
 def test_a_folder_that_is_a_file_is_refused(model, tmp_path):
     place = tmp_path / "file"
     place.write_text("")
-    with pytest.raises(ConversionError, match="writable"):
+    with pytest.raises(RunFolderError, match="Cannot write"):
         write_c_array(model, place, "digits")

@@ -60,7 +60,7 @@ def write_c_array(model: Path, folder: Path, name: str) -> CArray:
 
     Args:
         model: path of a .tflite file.
-        folder: where the two files go.
+        folder: where the two files go; made when missing.
         name: start of the C names, a letter and then letters, digits and underscores.
 
     Raises:
