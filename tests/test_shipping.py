@@ -1,0 +1,89 @@
+import numpy as np
+import pytest
+from fixtures.models import conv_bn, inputs_for
+
+from tfcompress import keras_door as kd
+from tfcompress.convert.flatbuffer import Flatbuffer
+from tfcompress.convert.settings import ConversionSettings
+from tfcompress.data.preprocessing import Preprocessing
+from tfcompress.evaluate.prediction import io_types, predict
+from tfcompress.shipping import ship
+from tfcompress.vocabulary.errors import ConversionError, PromiseError, RecipeError
+from tfcompress.vocabulary.promises import Promise
+from tfcompress.vocabulary.state import State
+
+RAW = Preprocessing.model_validate("raw")
+
+
+@pytest.fixture(scope="module")
+def model():
+    return conv_bn()
+
+
+def elu():
+    layers = kd.keras.layers
+    inputs = layers.Input((8,))
+    return kd.keras.Model(inputs, layers.Dense(3, name="out")(layers.ELU(name="elu")(layers.Dense(6)(inputs))))
+
+
+def test_the_shipped_file_is_stripped_but_proven_with_its_names(model):
+    inputs = inputs_for(model)
+    promise = Promise("c1/kernel", "levels", 255)
+    state = State(model, (promise,), number_format="int8")
+    stripped, named = (ship(state, ConversionSettings(strip_names=s), RAW, inputs) for s in (True, False))
+    assert stripped.proof.full_integer
+    assert [found.promise for found in stripped.promises] == [promise]
+    assert len(stripped.content) < len(named.content)
+    assert {t.name for t in Flatbuffer(stripped.content).tensors} == {""}
+    assert any(t.name.startswith("net/") for t in Flatbuffer(named.content).tensors)
+    np.testing.assert_array_equal(predict(stripped.content, inputs), predict(named.content, inputs))
+
+
+def test_without_a_number_format_nothing_ships(model):
+    with pytest.raises(RecipeError, match=r"No step has chosen .*Remedy: add quantization"):
+        ship(State(model), ConversionSettings(), RAW, inputs_for(model))
+
+
+def test_a_broken_promise_does_not_ship(model):
+    state = State(model, (Promise("c1/kernel", "zeros", 0.5, made_by="pruning"),), number_format="int8")
+    with pytest.raises(PromiseError, match=r"c1/kernel: pruning promised zeros 0\.5, the file has 0"):
+        ship(state, ConversionSettings(), RAW, inputs_for(model))
+
+
+def test_float_operators_ship_only_when_allowed():
+    model = elu()
+    inputs, state = inputs_for(model), State(model, number_format="int8")
+    with pytest.raises(ConversionError, match="ELU from elu"):
+        ship(state, ConversionSettings(), RAW, inputs)
+    shipment = ship(state, ConversionSettings(allow_float=True), RAW, inputs)
+    assert {finding.operator for finding in shipment.proof.findings} == {"DEQUANTIZE", "ELU", "QUANTIZE"}
+    difference = np.abs(predict(shipment.content, inputs) - model.predict(inputs, verbose=0))
+    assert difference.mean() <= 2 * io_types(shipment.content).output.scale
+
+
+@pytest.mark.parametrize("number_format", ["dynamic_range", "float16"])
+def test_formats_that_are_float_need_no_permission(number_format):
+    shipment = ship(State(elu(), number_format=number_format), ConversionSettings(), RAW, inputs_for(elu()))
+    assert not shipment.proof.full_integer
+
+
+def test_calibration_is_preprocessed_like_the_inputs(model):
+    raw = np.random.default_rng(0).uniform(0, 255, (40, 6, 6, 4))
+    shipment = ship(State(model, number_format="int8"), ConversionSettings(), Preprocessing.model_validate("unit"), raw)
+    assert io_types(shipment.content).input.scale == pytest.approx(1 / 255, rel=0.01)
+
+
+@pytest.mark.parametrize("preprocessing", ["unit", "signed", {"mean": [1.0, 2, 3, 4], "std": [5.0, 6, 7, 8]}])
+def test_a_file_with_its_preprocessing_takes_bytes_as_they_are(model, preprocessing):
+    preprocessing = Preprocessing.model_validate(preprocessing)
+    # Bytes that happen to reach neither 0 nor 255.
+    raw = np.random.default_rng(0).integers(3, 230, (40, 6, 6, 4)).astype(np.uint8)
+    settings = ConversionSettings(input_type="uint8", preprocessing_in_graph=True)
+    shipment = ship(State(model, number_format="int8"), settings, preprocessing, raw)
+    types = io_types(shipment.content)
+    assert (types.input.dtype, types.input.scale, types.input.zero_point) == ("uint8", 1.0, 0)
+    assert shipment.proof.full_integer
+
+    outputs = predict(shipment.content, raw)
+    expected = model.predict(preprocessing.apply(raw), verbose=0)
+    assert np.abs(outputs - expected).mean() <= 3 * types.output.scale
