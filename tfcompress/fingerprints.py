@@ -23,16 +23,29 @@ def describe(value: Any) -> str:
     return f"{name} #{_digest(_essence(value))}"
 
 
-def _essence(value: Any) -> Any:
+_LIBRARIES = frozenset({"tf_keras", "keras", "tensorflow", "numpy"})
+"""Whose functions are told by name; a run's identity holds the versions."""
+
+
+def _essence(value: Any, within: tuple[Any, ...] = ()) -> Any:
+    def inner(item: Any) -> Any:
+        return _essence(item, (*within, value))
+
     if value is None or isinstance(value, (bool, int, float, str, bytes)):
         return repr(value)
-    if isinstance(value, (tuple, list, frozenset)):
-        return [_essence(item) for item in (sorted(value, key=repr) if isinstance(value, frozenset) else value)]
+    if any(value is outer for outer in within):
+        return f"itself, {len(within)} levels down"
+    if isinstance(value, frozenset):
+        return [inner(item) for item in sorted(value, key=repr)]
+    if isinstance(value, (tuple, list)):
+        return [inner(item) for item in value]
     if isinstance(value, types.CodeType):
-        return [value.co_code.hex(), list(value.co_names), _essence(value.co_consts)]
+        return [value.co_code.hex(), list(value.co_names), inner(value.co_consts)]
     if isinstance(value, types.FunctionType):
+        if value.__module__.partition(".")[0] in _LIBRARIES:
+            return f"{value.__module__}.{value.__qualname__}"
         cells = [cell.cell_contents for cell in value.__closure__ or ()]
-        return [_essence(value.__code__), _essence(value.__defaults__), [_essence(cell) for cell in cells]]
+        return [inner(value.__code__), inner(value.__defaults__), [inner(cell) for cell in cells]]
     if hasattr(value, "get_config"):
         return [type(value).__qualname__, json.dumps(value.get_config(), sort_keys=True, default=describe)]
     return uuid.uuid4().hex

@@ -9,6 +9,11 @@ from tfcompress.techniques.base import StepPlan, Technique
 from tfcompress.vocabulary.errors import RecipeError
 from tfcompress.vocabulary.state import NumberFormat, State
 
+_WOULD_UNSHARE = (
+    "{name} would break the promise of shared values: it gives every channel its own range. "
+    "Remedy: use the technique quantization, with fit.epochs 0 when no training is wanted"
+)
+
 
 class PostTraining(Technique):
     """Convert the trained model as it is.
@@ -32,10 +37,12 @@ class PostTraining(Technique):
         """Shared values do not survive a converter that gives every channel a range of its own."""
         if self.number_format == "float16" or not any(step.stage == "shared" for step in earlier):
             return []
-        return [
-            f"{self.name} would break the promise of shared values: it gives every channel its own range. "
-            "Remedy: use the technique quantization, with fit: {epochs: 0} when no training is wanted"
-        ]
+        return [_WOULD_UNSHARE.format(name=self.name)]
+
+    def check(self, state: State) -> None:
+        """Refuse to undo the shared values of an earlier run."""
+        if self.number_format != "float16" and any(promise.kind == "distinct" for promise in state.promises):
+            raise RecipeError(_WOULD_UNSHARE.format(name=self.name))
 
     def prepare(self, state: State, plan: StepPlan) -> State:
         """Choose the number format."""
