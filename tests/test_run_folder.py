@@ -97,7 +97,8 @@ def test_leftovers_of_a_killed_write_are_removed(tmp_path):
 
 def test_only_one_process_runs_in_a_folder(tmp_path):
     code = (
-        "import sys\nfrom tfcompress.run_folder import RunFolder\nfrom tfcompress.vocabulary.errors import RunFolderError\n"
+        "import sys\nfrom tfcompress.run_folder import RunFolder\n"
+        "from tfcompress.vocabulary.errors import RunFolderError\n"
         "try:\n    RunFolder(sys.argv[1], {'seed': 0})\n"
         "except RunFolderError as error:\n    sys.exit(7 if 'Another process is running' in str(error) else 8)\n"
     )
