@@ -84,7 +84,8 @@ def main(argv: Sequence[str]) -> None:
             artifact, evidence = made(out)
             same = (artifact == expected[0], evidence == expected[1])
             failures += not all(same)
-            print(f"killed at {moment:5.1f} s with {len(left):2d} files: artifact equal {same[0]}, evidence equal {same[1]}")
+            verdict = f"artifact equal {same[0]}, evidence equal {same[1]}"
+            print(f"killed at {moment:5.1f} s with {len(left):2d} files: {verdict}", flush=True)
     if failures:
         sys.exit(f"{failures} of {MOMENTS.value} resumed runs differ from the undisturbed one.")
 
