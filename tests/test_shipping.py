@@ -87,3 +87,14 @@ def test_a_file_with_its_preprocessing_takes_bytes_as_they_are(model, preprocess
     outputs = predict(shipment.content, raw)
     expected = model.predict(preprocessing.apply(raw), verbose=0)
     assert np.abs(outputs - expected).mean() <= 3 * types.output.scale
+
+
+def test_token_ids_and_indices_are_fed_and_given_back_as_they_are():
+    layers = kd.keras.layers
+    ids = layers.Input((6,), dtype="int32")
+    x = layers.Dense(4)(layers.Flatten()(layers.Embedding(20, 3)(ids)))
+    samples = np.random.default_rng(0).integers(0, 20, (16, 6))
+    for outputs, dtype in ((x, "int8"), (layers.Lambda(lambda v: kd.tf.argmax(v, -1, kd.tf.int32))(x), "int32")):
+        state = State(kd.keras.Model(ids, outputs), number_format="int8")
+        types = io_types(ship(state, ConversionSettings(), RAW, samples).content)
+        assert (types.input.dtype, types.output.dtype) == ("int32", dtype)

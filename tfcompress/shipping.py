@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -76,8 +77,17 @@ def _proven(
     proof = prove_integer(flat)
     if state.number_format in ("int8", "int16x8") and not settings.allow_float:
         require_integer(proof)
-    _require_types(flat, settings.io_types(state.number_format))
+    _require_types(flat, _ends(model, settings.io_types(state.number_format)))
     return content, flat, proof
+
+
+def _ends(model: Any, types: tuple[str, str]) -> tuple[str, str]:
+    """What the file's ends must be: `types`, but integers of the model's own (token ids in, an index out) stay."""
+    fed, given_back = model.inputs[0].dtype, model.outputs[0].dtype
+    return (
+        fed.name if fed.is_integer else types[0],
+        given_back.name if given_back.is_integer else types[1],
+    )
 
 
 def _require_types(flat: Flatbuffer, wanted: tuple[str, str]) -> None:
