@@ -4,33 +4,27 @@ from __future__ import annotations
 
 import time
 from dataclasses import replace
-from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import yaml
 
 from tfcompress.convert.converter import quantized_tflite
-from tfcompress.preparation import Job, open_job
+from tfcompress.preparation import Job, JobOptions, open_job
 from tfcompress.recipe import Recipe
 from tfcompress.techniques.base import Technique
 from tfcompress.training import Training
-from tfcompress.vocabulary.reporter import Reporter
 from tfcompress.vocabulary.training import Fit
 
 _TIMED_BATCHES = 8
 
 
-def dry_run(
-    model: Any, data: Any, recipe: Recipe, *, data_dir: str | Path | None, seed: int, reporter: Reporter
-) -> str:
+def dry_run(model: Any, data: Any, recipe: Recipe, **options: Unpack[JobOptions]) -> str:
     """The plan of a run, as text; nothing is written.
 
     Bytes are those of the model as it came, converted now by calibration: training changes values, not the
-    size. Seconds come from a few batches of every step, timed now.
+    size. Seconds come from a few batches of every step, timed now. Takes the arguments of `compress`.
     """
-    job = open_job(
-        model, data, recipe, overrides=(), data_dir=data_dir, seed=seed, custom_objects=None, reporter=reporter
-    )
+    job = open_job(model, data, recipe, **options)
     content = quantized_tflite(job.state.model, recipe.number_format, recipe.conversion, job.calibration())
     steps = [("train", None, recipe.train)] if job.from_zoo else []
     steps += [(step.name, step, step.fit) for step in recipe.steps if step.trains and step.fit.epochs]

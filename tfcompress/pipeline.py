@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 import yaml
@@ -19,7 +19,7 @@ from tfcompress.convert.c_array import micro_operators, write_c_array
 from tfcompress.convert.converter import float_tflite
 from tfcompress.convert.proof import Proof
 from tfcompress.models.loading import clone
-from tfcompress.preparation import Job, open_job
+from tfcompress.preparation import Job, JobOptions, open_job
 from tfcompress.recipe import Recipe
 from tfcompress.run_folder import RunFolder
 from tfcompress.shipping import Shipment, ship
@@ -27,7 +27,6 @@ from tfcompress.techniques.base import Technique
 from tfcompress.training import Training, own_random_numbers, seed_everything
 from tfcompress.vocabulary.errors import ModelError
 from tfcompress.vocabulary.evidence import Evidence, PreprocessingEvidence, StageEvidence
-from tfcompress.vocabulary.reporter import Reporter
 from tfcompress.vocabulary.state import State
 
 FLOAT_FILE, ARTIFACT_FILE, EVIDENCE_FILE = "float.tflite", "model.tflite", "evidence.json"
@@ -58,12 +57,8 @@ def compress(
     data: Any,
     recipe: str | Path | Mapping[str, Any] | Recipe,
     *,
-    overrides: Sequence[str] = (),
-    data_dir: str | Path | None = None,
     out: str | Path | None = None,
-    seed: int = 0,
-    custom_objects: Mapping[str, Any] | None = None,
-    reporter: Reporter | None = None,
+    **options: Unpack[JobOptions],
 ) -> Result:
     """Compress a Keras model by a recipe into one verified .tflite file.
 
@@ -76,12 +71,8 @@ def compress(
             `train` says), or the `Result` or `State` of an earlier run, whose promises are kept.
         data: see `tfcompress.data.load_data`.
         recipe: a recipe, its tree, a YAML file, or the name of one that ships.
-        overrides: `"<step or section>.<key>=<value>"`.
-        data_dir: where TFDS keeps its data sets. Defaults to TFDS's own place.
         out: the run's folder. Defaults to `tflite_models/<model>-<data>-<recipe>`.
-        seed: of all randomness. Defaults to 0.
-        custom_objects: classes and functions that a model file names.
-        reporter: told of progress. Defaults to silence.
+        **options: see `JobOptions`: `overrides`, `data_dir`, `seed`, `custom_objects`, `reporter`.
 
     Raises:
         TfcompressError: with the rule, what came and the remedy; what was finished stays in `out`.
@@ -91,16 +82,7 @@ def compress(
         >>> result.evidence.artifact.full_integer  # doctest: +SKIP
         True
     """
-    job = open_job(
-        model,
-        data,
-        recipe,
-        overrides=overrides,
-        data_dir=data_dir,
-        seed=seed,
-        custom_objects=custom_objects,
-        reporter=reporter or Reporter(),
-    )
+    job = open_job(model, data, recipe, **options)
     job.rehearse()
     with own_random_numbers(), RunFolder(out or Path("tflite_models") / job.default_name, job.identity) as folder:
         return _Run(job, folder).execute()
@@ -111,12 +93,8 @@ def train(
     data: Any,
     recipe: str | Path | Mapping[str, Any] | Recipe,
     *,
-    overrides: Sequence[str] = (),
-    data_dir: str | Path | None = None,
     out: str | Path | None = None,
-    seed: int = 0,
-    custom_objects: Mapping[str, Any] | None = None,
-    reporter: Reporter | None = None,
+    **options: Unpack[JobOptions],
 ) -> Path:
     """Train a model as the recipe's `task`, `data` and `train` say; its steps are not run.
 
@@ -125,16 +103,7 @@ def train(
     Returns:
         The path of the trained model, `model.h5` in the run's folder.
     """
-    job = open_job(
-        model,
-        data,
-        recipe,
-        overrides=overrides,
-        data_dir=data_dir,
-        seed=seed,
-        custom_objects=custom_objects,
-        reporter=reporter or Reporter(),
-    )
+    job = open_job(model, data, recipe, **options)
     if job.state.promises:
         raise ModelError(
             "Training alone would break the promises of the earlier run. Remedy: compress it further, with a recipe."
@@ -153,32 +122,15 @@ def train(
     return path
 
 
-def convert(
-    model: Any,
-    data: Any,
-    recipe: Recipe,
-    *,
-    out: Path,
-    data_dir: str | Path | None = None,
-    seed: int = 0,
-    custom_objects: Mapping[str, Any] | None = None,
-    reporter: Reporter | None = None,
-) -> Proof:
+def convert(model: Any, data: Any, recipe: Recipe, *, out: Path, **options: Unpack[JobOptions]) -> Proof:
     """Run a recipe without training and write only the file, proven, to `out`; nothing is evaluated.
+
+    Takes the arguments of `compress`.
 
     Returns:
         The proof of what the file is.
     """
-    job = open_job(
-        model,
-        data,
-        recipe,
-        overrides=(),
-        data_dir=data_dir,
-        seed=seed,
-        custom_objects=custom_objects,
-        reporter=reporter or Reporter(),
-    )
+    job = open_job(model, data, recipe, **options)
     state = job.state
     for index, step in enumerate(job.recipe.steps, start=1):
         state = step.finish(step.prepare(state, job.plan_for(index, step)))

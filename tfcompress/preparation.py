@@ -7,7 +7,7 @@ import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 
@@ -110,22 +110,38 @@ def _fingerprint_of(split: Split) -> list[Any]:
     return [[list(array.shape), str(array.dtype), zlib.crc32(np.ascontiguousarray(array))] for array in arrays]
 
 
+class JobOptions(TypedDict, total=False):
+    """What `compress`, `train` and `convert` take by keyword, beside a model, data and a recipe.
+
+    `overrides`: ``"<step or section>.<key>=<value>"``, each. `data_dir`: where TFDS keeps its data sets; defaults to
+    TFDS's own place. `seed`: of all randomness; defaults to 0. `custom_objects`: classes and functions that a model
+    file names. `reporter`: told of progress; defaults to silence.
+    """
+
+    overrides: Sequence[str]
+    data_dir: str | Path | None
+    seed: int
+    custom_objects: Mapping[str, Any] | None
+    reporter: Reporter | None
+
+
 def open_job(
     model: Any,
     data: Any,
     recipe: str | Path | Mapping[str, Any] | Recipe,
     *,
-    overrides: Sequence[str],
-    data_dir: str | Path | None,
-    seed: int,
-    custom_objects: Mapping[str, Any] | None,
-    reporter: Reporter,
+    overrides: Sequence[str] = (),
+    data_dir: str | Path | None = None,
+    seed: int = 0,
+    custom_objects: Mapping[str, Any] | None = None,
+    reporter: Reporter | None = None,
 ) -> Job:
     """Load and check recipe, model and data; see `tfcompress.compress` for the arguments.
 
     Raises:
         RecipeError, ModelError, DataError: something cannot be loaded, or does not fit the rest.
     """
+    reporter = reporter or Reporter()
     if seed < 0:
         raise RecipeError(f"seed must be at least 0. Received: {seed}.")
     checked = load_recipe(recipe, overrides)
