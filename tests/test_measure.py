@@ -7,18 +7,19 @@ import pytest
 from tfcompress import measure
 from tfcompress.evaluate import LatencyReport
 from tfcompress.recipe import EvaluationSettings
+from tfcompress.vocabulary.reporter import Reporter
 
 
 def test_speedup_is_float_time_over_artifact_time(monkeypatch):
     asked = []
 
-    def timed(models, *, threads, budget_s):
+    def timed(models, *, threads, budget_s, progress):
         asked.append((dict(models), threads, budget_s))
         slow = float(threads)
         return LatencyReport({"float": (4.0, 4.0, 4.0 * slow), "artifact": (1.0, 1.0, 2.0)})
 
     monkeypatch.setattr(measure, "measure_latency", timed)
-    found = measure.latency_evidence(Path("f"), Path("a"), EvaluationSettings(threads=3, latency_seconds=7))
+    found = measure.latency_evidence(Path("f"), Path("a"), EvaluationSettings(threads=3, latency_seconds=7), Reporter())
     assert found.speedup == 4
     assert [(entry.threads, entry.median) for entry in found.float] == [(1, 4.0), (3, 4.0)]
     assert [(entry.threads, entry.median) for entry in found.artifact] == [(1, 1.0), (3, 1.0)]
@@ -38,7 +39,7 @@ def test_one_thread_is_measured_once(monkeypatch, threads):
     monkeypatch.setattr(
         measure,
         "measure_latency",
-        lambda models, *, threads, budget_s: calls.append(threads) or LatencyReport({name: (1.0,) for name in models}),
+        lambda models, *, threads, **_: calls.append(threads) or LatencyReport({name: (1.0,) for name in models}),
     )
-    measure.latency_evidence(Path("f"), Path("a"), EvaluationSettings(threads=threads))
+    measure.latency_evidence(Path("f"), Path("a"), EvaluationSettings(threads=threads), Reporter())
     assert calls == [1]

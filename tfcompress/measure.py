@@ -9,6 +9,7 @@ import platform
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,7 @@ from tfcompress.vocabulary.evidence import (
     PromiseEvidence,
     TensorEvidence,
 )
+from tfcompress.vocabulary.reporter import Reporter
 from tfcompress.vocabulary.training import Task
 
 _DECIDING_PACKAGES = (
@@ -71,13 +73,18 @@ class LatencyFindings:
     speedup: float
 
 
-def latency_evidence(float_path: Path, artifact_path: Path, settings: EvaluationSettings) -> LatencyFindings:
+def latency_evidence(
+    float_path: Path, artifact_path: Path, settings: EvaluationSettings, reporter: Reporter
+) -> LatencyFindings:
     """Time both files interleaved, at one thread and at several."""
     findings: dict[str, list[LatencyEvidence]] = {"float": [], "artifact": []}
     speedup = 1.0
     for threads in sorted({1, settings.threads or os.cpu_count() or 1}):
         report = measure_latency(
-            {"float": float_path, "artifact": artifact_path}, threads=threads, budget_s=settings.latency_seconds
+            {"float": float_path, "artifact": artifact_path},
+            threads=threads,
+            budget_s=settings.latency_seconds,
+            progress=partial(reporter.progress, f"latency, {threads} thread(s)"),
         )
         for name, latency in report.latencies.items():
             findings[name].append(
@@ -89,13 +96,19 @@ def latency_evidence(float_path: Path, artifact_path: Path, settings: Evaluation
 
 
 def predictions(
-    float_path: Path, artifact_path: Path, model: Any, inputs: np.ndarray, artifact_inputs: np.ndarray, targets: Any
+    float_path: Path,
+    artifact_path: Path,
+    model: Any,
+    inputs: np.ndarray,
+    artifact_inputs: np.ndarray,
+    targets: np.ndarray | None,
+    reporter: Reporter,
 ) -> Predictions:
     """Run all three on the same samples; the artifact gets its own inputs where it does the preprocessing."""
     return Predictions(
         targets=targets,
-        float=predict(float_path, inputs),
-        artifact=predict(artifact_path, artifact_inputs),
+        float=predict(float_path, inputs, progress=partial(reporter.progress, "float file on the test split")),
+        artifact=predict(artifact_path, artifact_inputs, progress=partial(reporter.progress, "artifact likewise")),
         keras=np.asarray(model.predict(inputs, batch_size=256, verbose=0)),
     )
 

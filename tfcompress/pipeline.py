@@ -220,9 +220,9 @@ class _Run:
         in_graph = job.recipe.conversion.preprocessing_in_graph
         inputs = preprocessing.apply(test.inputs)
         raw = test.inputs.astype(np.float32) if in_graph else inputs
-        outputs = measure.predictions(float_path, artifact, state.model, inputs, raw, test.targets)
+        outputs = measure.predictions(float_path, artifact, state.model, inputs, raw, test.targets, job.reporter)
         self.folder.write_arrays("predictions.npz", outputs.arrays())
-        latency = measure.latency_evidence(float_path, artifact, job.recipe.evaluation)
+        latency = measure.latency_evidence(float_path, artifact, job.recipe.evaluation, job.reporter)
         of_float = measure.float_evidence(float_path, latency)
         of_artifact = measure.artifact_evidence(artifact, shipment, latency)
         return Evidence(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from datetime import timedelta
 
 from absl import flags
 from rich.console import Console
@@ -58,15 +59,22 @@ class TerminalReporter(Reporter):
         self._console = Console(stderr=True, highlight=False)
         self._progress: Progress | None = None
         self._label = ""
+        self._began = (0.0, 0)
         self._shown = 0.0
 
     def progress(self, label: str, done: int, total: int, note: str = "") -> None:
-        """Move the bar of `label`; where there is no terminal, a line every ten seconds."""
+        """Move the bar of `label`; where there is no terminal, a line every ten seconds, with the time left."""
         now = time.monotonic()
         if self._console.is_terminal:
             self._bar(label, done, total, note)
-        elif now - self._shown > 10:
-            self._console.print(f"{label}: {done / total:.0%} {note}".rstrip())
+            return
+        if label != self._label:
+            self._label, self._began, self._shown = label, (now, done), now
+        if now - self._shown > 10:
+            began, done_before = self._began
+            left = (now - began) * (total - done) / max(1, done - done_before)
+            parts = [f"{label}: {done / total:.0%}", f"{timedelta(seconds=round(left))} left", note]
+            self._console.print(", ".join(filter(None, parts)))
             self._shown = now
 
     def message(self, text: str) -> None:

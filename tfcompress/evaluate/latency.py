@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from tfcompress.evaluate.interpreter import Kernels, open_interpreter
+from tfcompress.vocabulary.reporter import Progress, unheard
 
 _WARM_UP_ROUNDS = 5
 _LEAST_ROUNDS = 30
@@ -70,6 +71,7 @@ def measure_latency(
     budget_s: float = 3.0,
     kernels: Kernels = "xnnpack",
     seed: int = 0,
+    progress: Progress = unheard,
 ) -> LatencyReport:
     """Time single-sample invokes of `models`, one of each in turn (A B A B ...), in this process.
 
@@ -82,6 +84,7 @@ def measure_latency(
         budget_s: seconds to spend on timed rounds, over all models together. Defaults to 3.
         kernels: which kernels run the graphs. Defaults to `xnnpack`.
         seed: seed of the random inputs.
+        progress: told of the milliseconds spent, twice a second, between rounds. Defaults to silence.
 
     Raises:
         EvaluationError: a file cannot be read or run.
@@ -98,9 +101,12 @@ def measure_latency(
         for interpreter in interpreters.values():
             interpreter.invoke()
     samples: dict[str, list[float]] = {name: [] for name in models}
-    end = time.perf_counter() + budget_s
+    started = told = time.perf_counter()
     rounds = 0
-    while rounds < _LEAST_ROUNDS or time.perf_counter() < end:
+    while rounds < _LEAST_ROUNDS or time.perf_counter() < started + budget_s:
+        if time.perf_counter() > told + 0.5:
+            told = time.perf_counter()
+            progress(min(int(1000 * (told - started)), int(1000 * budget_s)), int(1000 * budget_s))
         for name, interpreter in interpreters.items():
             began = time.perf_counter_ns()
             interpreter.invoke()

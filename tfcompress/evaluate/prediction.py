@@ -12,6 +12,7 @@ import numpy as np
 
 from tfcompress.evaluate.interpreter import Kernels, describe, open_interpreter
 from tfcompress.vocabulary.errors import EvaluationError
+from tfcompress.vocabulary.reporter import Progress, unheard
 
 
 @dataclass(frozen=True)
@@ -95,6 +96,7 @@ def predict(
     batch_size: int = 64,
     kernels: Kernels = "xnnpack",
     threads: int = os.cpu_count() or 1,
+    progress: Progress = unheard,
 ) -> np.ndarray:
     """The outputs of `model` for `inputs`, both in real numbers whatever the file's own types are.
 
@@ -108,6 +110,7 @@ def predict(
         batch_size: samples a run. Defaults to 64.
         kernels: which kernels run the graph. Defaults to `xnnpack`.
         threads: threads that the kernels may use. Defaults to the machine's.
+        progress: told of the samples done after every run. Defaults to silence.
 
     Returns:
         float32 `[n, ...]`.
@@ -126,7 +129,7 @@ def predict(
     refusals = []
     for batch in dict.fromkeys((min(batch_size, len(stored)), types.input.shape[0])):
         try:
-            return types.output.decode(_run(model, stored, batch, kernels, threads))
+            return types.output.decode(_run(model, stored, batch, kernels, threads, progress))
         except _CannotBatch as refusal:
             refusals.append(f"at batch {batch}: {refusal}")
     raise EvaluationError(f"A model must run at the batch it was made for. {describe(model)}, {'; '.join(refusals)}.")
@@ -136,7 +139,9 @@ class _CannotBatch(Exception):  # noqa: N818 - a signal, no failure
     """The graph does not run at the batch asked for."""
 
 
-def _run(model: Path | bytes, stored: np.ndarray, batch: int, kernels: Kernels, threads: int) -> np.ndarray:
+def _run(
+    model: Path | bytes, stored: np.ndarray, batch: int, kernels: Kernels, threads: int, progress: Progress
+) -> np.ndarray:
     """Raw outputs `[n, ...]` for raw inputs, `batch` at a time."""
     interpreter = open_interpreter(model, threads=threads, kernels=kernels, allocate=False)
     input_index = interpreter.get_input_details()[0]["index"]
@@ -156,6 +161,7 @@ def _run(model: Path | bytes, stored: np.ndarray, batch: int, kernels: Kernels, 
             if output.shape[:1] != (batch,):
                 raise _CannotBatch(f"{batch} samples gave an output of shape {output.shape}")
             pieces.append(output[: len(piece)])
+            progress(start + len(piece), len(stored))
     except (RuntimeError, ValueError) as error:
         raise _CannotBatch(str(error)) from error
     return np.concatenate(pieces)

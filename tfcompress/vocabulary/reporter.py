@@ -1,5 +1,14 @@
 """How a run tells what it is doing; the command line shows it, a library call stays silent."""
 
+from collections.abc import Callable
+
+Progress = Callable[[int, int], None]
+"""Called with how much is done, and how much there is."""
+
+
+def unheard(done: int, total: int) -> None:
+    """The progress that nobody listens to."""
+
 
 class Reporter:
     """Receives progress and messages; this base ignores them.
