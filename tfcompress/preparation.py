@@ -13,12 +13,13 @@ import numpy as np
 
 from tfcompress import keras_door as kd
 from tfcompress.data import Split, load_data
-from tfcompress.data.preprocessing import NAMED, Preprocessing
+from tfcompress.data.preprocessing import NAMED
 from tfcompress.data.sources import check_fits
 from tfcompress.evaluate.metric import score
 from tfcompress.measure import versions
 from tfcompress.models import zoo
 from tfcompress.models.loading import classes_of, clone, fingerprint, load_model
+from tfcompress.preprocessing_choice import choose_preprocessing
 from tfcompress.recipe import Recipe, load_recipe
 from tfcompress.shipping import rehearse
 from tfcompress.techniques.base import STAGES, StepPlan, Technique
@@ -27,7 +28,6 @@ from tfcompress.vocabulary.errors import DataError, ModelError, RecipeError
 from tfcompress.vocabulary.reporter import Reporter
 from tfcompress.vocabulary.state import State
 
-_CHOOSING_SAMPLES = 512
 _TRIED_SAMPLES = 32
 _STAGE_OF_PROMISE = {"zeros": "sparse", "group_zeros": "sparse", "distinct": "shared", "levels": "quantized"}
 
@@ -168,7 +168,7 @@ def open_job(
             "Remedy: a recipe without training, such as ptq_int8, for which unlabelled data is enough."
         )
     check_fits(dataset, tuple(state.model.input_shape[1:]), classes_of(state.model) if dataset.classes else None)
-    preprocessing, chosen_by = _choose_preprocessing(checked, dataset, state.model, from_zoo)
+    preprocessing, chosen_by = choose_preprocessing(checked, dataset, state.model, from_zoo=from_zoo, seed=seed)
     name = model if isinstance(model, (str, Path)) else state.model.name
     training_data = _with_task(TrainingData(dataset, preprocessing, checked.data, checked.task), state.model, seed)
     if training_data.from_logits:
@@ -246,32 +246,3 @@ def _refuse_broken_promises(state: State, recipe: Recipe) -> None:
     ]
     if broken:
         raise RecipeError("The recipe cannot go on from this state: " + "; ".join(broken) + ".")
-
-
-def _choose_preprocessing(recipe: Recipe, dataset: Any, model: Any, from_zoo: bool) -> tuple[Preprocessing, str]:
-    """The preprocessing and who chose it.
-
-    A model file does not say what it was trained on. Where the recipe does not either, each named preprocessing
-    is tried on training samples, and the one with the best metric is taken: a wrong one is at chance.
-    """
-    wanted = recipe.data.preprocessing
-    if isinstance(wanted, Preprocessing):
-        return wanted, "the recipe"
-    if dataset.train.inputs.dtype != np.uint8:
-        return NAMED["raw"], "the data, whose values are not 0...255 integers"
-    if from_zoo:
-        return NAMED["unit"], "the zoo"
-    if dataset.train.targets is None:
-        raise DataError(
-            "What the model expects to be fed cannot be measured without labels. Remedy: say it in the recipe, "
-            f"e.g. --set data.preprocessing={' | '.join(NAMED)}"
-        )
-    inputs, targets = dataset.train.inputs[:_CHOOSING_SAMPLES], dataset.train.targets[:_CHOOSING_SAMPLES]
-    scores = {
-        name: score(recipe.task, targets, np.asarray(model.predict(way.apply(inputs), verbose=0)))
-        for name, way in NAMED.items()
-    }
-    sign = 1 if next(iter(scores.values())).higher_is_better else -1
-    best = max(scores, key=lambda name: sign * scores[name].value)
-    figures = ", ".join(f"{name} {found.value:.3f}" for name, found in scores.items())
-    return NAMED[best], f"the metric on {len(inputs)} training samples: {figures}"

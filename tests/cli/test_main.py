@@ -31,7 +31,7 @@ def workspace(tmp_path_factory):
     bunch = load_digits()
     inputs = (bunch.images[..., None] * 15.9375).round().astype(np.uint8)
     model.compile("adam", "sparse_categorical_crossentropy")
-    model.fit(inputs[:1200] / 255.0, bunch.target[:1200], epochs=8, verbose=0)
+    model.fit(inputs[:1200] / 255.0, bunch.target[:1200], epochs=16, verbose=0)
     model.save(folder / "model.h5", save_format="h5")
     np.savez(
         folder / "digits.npz",
@@ -169,13 +169,18 @@ def test_convert_and_evaluate(capsys, workspace, tmp_path):
         "--preprocessing=unit",
         "--latency_seconds=0.05",
         "--kernels=builtin",
+        "--threads=1",
+        "--threads=2",
         f"--json={figures}",
     )
     assert code == 0
     rows = json.loads(figures.read_text())
     assert rows[0]["bytes"] == out.stat().st_size
     assert rows[0]["sparse_categorical_accuracy"] > 0.85
-    assert rows[0]["latency_ratio"] == 1
+    assert rows[0]["latency"].keys() == {"1", "2"}
+    assert rows[0]["latency"]["1"].keys() == {"median_ms", "p95_ms", "ratio"}
+    assert rows[0]["latency"]["1"]["ratio"] == 1
+    assert "p95 ms, 2 thread(s)" in printed
     code, _, err = run(capsys, "evaluate", f"--model={out}", f"--dataset={workspace / 'digits.npz'}")
     assert code == 1
     assert "--preprocessing must say" in err

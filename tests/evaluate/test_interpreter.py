@@ -1,6 +1,11 @@
+import os
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 
+from tfcompress import keras_door as kd
 from tfcompress.evaluate import open_interpreter
 from tfcompress.vocabulary.errors import EvaluationError
 
@@ -45,3 +50,22 @@ def test_a_file_of_another_kind_is_refused(tmp_path):
     other.write_bytes(b"\x89PNG" * 100)
     with pytest.raises(EvaluationError, match="Flatbuffer"):
         open_interpreter(other)
+
+
+def test_native_code_says_nothing_to_the_terminal(tiny_net):
+    # A process of its own: the delegate's line comes with the first one only.
+    code = "import sys; from tfcompress.evaluate import open_interpreter; open_interpreter(sys.argv[1])"
+    done = subprocess.run([sys.executable, "-c", code, tiny_net.float], capture_output=True, text=True, check=True)
+    assert done.stderr == ""
+
+
+def test_an_error_repeats_what_native_code_said_last(tiny_net, monkeypatch, capfd):
+    def failing(**_):
+        for line in range(5):
+            os.write(2, f"line {line}\n".encode())
+        raise RuntimeError("no")
+
+    monkeypatch.setattr(kd.litert, "Interpreter", failing)
+    with pytest.raises(EvaluationError, match=r"no; line 2; line 3; line 4\."):
+        open_interpreter(tiny_net.float)
+    assert capfd.readouterr().err == ""

@@ -40,7 +40,8 @@ def test_accuracy_is_the_same_for_every_form_of_the_labels(labels, seed):
     [
         ("accuracy", np.zeros(4, int), np.zeros((4, 1)), "binary_accuracy"),
         ("acc", np.zeros(4, int), np.zeros(4), "binary_accuracy"),
-        ("accuracy", np.zeros((4, 5)), np.ones((4, 5)), "categorical_accuracy"),
+        ("accuracy", np.eye(5), np.ones((5, 5)), "categorical_accuracy"),
+        ("accuracy", np.full((4, 5), 0.2), np.ones((4, 5)), "categorical_accuracy"),
         ("accuracy", np.zeros((4, 6, 6), int), np.ones((4, 6, 6, 3)), "sparse_categorical_accuracy"),
         ("crossentropy", np.zeros(4, int), np.ones((4, 2)), "sparse_categorical_crossentropy"),
         ("mse", np.zeros(4), np.zeros(4), "mean_squared_error"),
@@ -67,6 +68,30 @@ def test_multi_label_accuracy_by_name():
     predictions = RNG.uniform(size=(40, 4))
     found = score(Task(metric="binary_accuracy"), targets, predictions)
     assert found.value == pytest.approx(np.mean((predictions > 0.5) == targets))
+
+
+@pytest.mark.parametrize(
+    "loss", ["binary_crossentropy", "bce", "BinaryCrossentropy", "binary_focal_crossentropy", "object", "function"]
+)
+@pytest.mark.parametrize("metric", ["accuracy", "acc"])
+def test_accuracy_under_a_binary_loss_counts_every_label(loss, metric):
+    targets = RNG.integers(0, 2, (40, 4))
+    predictions = RNG.uniform(size=(40, 4))
+    losses = {
+        "object": kd.keras.losses.BinaryCrossentropy(name="mine"),
+        "function": kd.keras.losses.binary_crossentropy,
+    }
+    found = score(Task(loss=losses.get(loss, loss), metric=metric), targets, predictions)
+    assert found.name == "binary_accuracy"
+    assert found.value == pytest.approx(np.mean((predictions > 0.5) == targets))
+
+
+def test_accuracy_of_several_labels_under_another_loss_is_refused():
+    targets = np.array([[1, 1, 0], [0, 1, 0], [0, 0, 0]])
+    for loss in ("categorical_crossentropy", "no_such_loss", kd.keras.losses.CategoricalCrossentropy()):
+        with pytest.raises(RecipeError, match=r"2 target rows.*binary_crossentropy.*binary_accuracy"):
+            score(Task(loss=loss), targets, np.full((3, 3), 0.3))
+    assert score(Task(metric="categorical_accuracy"), targets, np.eye(3)).value == pytest.approx(2 / 3), "asked for"
 
 
 @pytest.mark.parametrize("name", ["TopKCategoricalAccuracy", "MeanAbsoluteError", "CosineSimilarity", "KLDivergence"])
@@ -214,12 +239,12 @@ def test_what_cannot_be_scored_is_refused(targets, predictions, words):
 
 def test_a_function_of_neither_one_value_nor_one_each_is_refused():
     with pytest.raises(EvaluationError, match=r"shape \(2,\) for 40 samples"):
-        score(Task(metric=lambda t, p: np.zeros(2), higher_is_better=True), REAL, FITTED)  # noqa: ARG005
+        score(Task(metric=lambda t, p: np.zeros(2), higher_is_better=True), REAL, FITTED)
 
 
 def test_a_value_that_is_not_finite_is_refused():
     with pytest.raises(EvaluationError, match="finite"):
-        score(Task(metric=lambda t, p: np.full(len(t), np.inf), higher_is_better=True), REAL, FITTED)  # noqa: ARG005
+        score(Task(metric=lambda t, p: np.full(len(t), np.inf), higher_is_better=True), REAL, FITTED)
 
 
 def _score(value, higher=True, name="accuracy"):

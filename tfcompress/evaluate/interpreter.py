@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from tfcompress import keras_door as kd
+from tfcompress.native_output import captured_stderr
 from tfcompress.vocabulary.errors import EvaluationError
 
 Kernels = Literal["xnnpack", "builtin", "reference"]
@@ -16,6 +17,10 @@ _RESOLVERS: dict[Kernels, str] = {
     "builtin": "BUILTIN_WITHOUT_DEFAULT_DELEGATES",
     "reference": "BUILTIN_REF",
 }
+
+
+_LAST_LINES = 3
+"""Lines of native output that an error repeats."""
 
 
 def open_interpreter(
@@ -51,20 +56,23 @@ def open_interpreter(
             ) from error
     if not content:
         raise EvaluationError(f"A .tflite file must not be empty. {where} has 0 bytes. Convert the model again.")
-    try:
-        interpreter = kd.litert.Interpreter(
-            model_content=content,
-            num_threads=threads,
-            experimental_op_resolver_type=kd.litert.OpResolverType[_RESOLVERS[kernels]],
-            experimental_disable_delegate_node_fusion=not fuse_delegated,
-        )
-        if allocate:
-            interpreter.allocate_tensors()
-    except (ValueError, RuntimeError) as error:
-        raise EvaluationError(
-            f"LiteRT must be able to load the model with {kernels} kernels. {where}: {error}. "
-            "If the file is damaged, convert the model again."
-        ) from error
+    # Native code reports every delegate it makes, to a person's terminal, and what is wrong with a file only there.
+    with captured_stderr() as lines:
+        try:
+            interpreter = kd.litert.Interpreter(
+                model_content=content,
+                num_threads=threads,
+                experimental_op_resolver_type=kd.litert.OpResolverType[_RESOLVERS[kernels]],
+                experimental_disable_delegate_node_fusion=not fuse_delegated,
+            )
+            if allocate:
+                interpreter.allocate_tensors()
+        except (ValueError, RuntimeError) as error:
+            said = "; ".join([str(error), *lines()[-_LAST_LINES:]])
+            raise EvaluationError(
+                f"LiteRT must be able to load the model with {kernels} kernels. {where}: {said}. "
+                "If the file is damaged, convert the model again."
+            ) from error
     return interpreter
 
 

@@ -19,7 +19,7 @@ from tfcompress.vocabulary.training import Task
 _RESAMPLES = 200
 _BOOTSTRAP_SEED = 0
 
-# What Keras chooses among for the names that depend on the shapes: binary, sparse, categorical.
+# What the names that depend on task and shapes may stand for: binary, sparse, categorical.
 _ACCURACIES = ("binary_accuracy", "sparse_categorical_accuracy", "categorical_accuracy")
 _CROSSENTROPIES = ("binary_crossentropy", "sparse_categorical_crossentropy", "categorical_crossentropy")
 _BY_SHAPE = {
@@ -28,6 +28,8 @@ _BY_SHAPE = {
     "crossentropy": _CROSSENTROPIES,
     "ce": _CROSSENTROPIES,
 }
+
+_BINARY_LOSSES = frozenset({"binary_crossentropy", "binary_focal_crossentropy"})
 
 # Functions and classes of tf_keras.metrics of which more is better; of all its others, less is.
 _MORE_IS_BETTER = frozenset(
@@ -78,14 +80,15 @@ def score(task: Task, targets: np.ndarray, predictions: np.ndarray) -> Score:
     Args:
         task: its `metric` is a Keras name, a Keras metric object or class, or a function `f(y_true, y_pred)` that
             returns a value for each sample or one for all. `accuracy` and `crossentropy` become their binary,
-            sparse or categorical form as Keras chooses it: binary when predictions have one column, sparse when
-            targets have fewer columns than predictions, else categorical; multi-label tasks name
-            `binary_accuracy`. A metric object's state is reset before and after.
+            sparse or categorical form: binary when the task's loss is (`is_binary`), else as Keras chooses it, binary
+            when predictions have one column, sparse when targets have fewer columns than predictions, else
+            categorical. A metric object's state is reset before and after.
         targets: `[n, ...]`.
         predictions: float `[n, ...]`.
 
     Raises:
-        RecipeError: Keras has no metric of this name, or whether more of it is better cannot be known.
+        RecipeError: Keras has no metric of this name, whether more of it is better cannot be known, or `accuracy`
+            would compare the largest entries of targets that are no distributions over classes.
         EvaluationError: targets and predictions do not fit one another or the metric, are fewer than two, or give
             a value that is not finite.
 
@@ -95,7 +98,7 @@ def score(task: Task, targets: np.ndarray, predictions: np.ndarray) -> Score:
     """
     targets, predictions = np.asarray(targets), np.asarray(predictions)
     _check(targets, predictions)
-    metric = _resolve(task.metric, targets, predictions)
+    metric = _resolve(task, targets, predictions)
     name = _name(metric)
     higher_is_better = _direction(task, metric, name)
     if _accumulates(metric) and not isinstance(metric, kd.keras.metrics.MeanMetricWrapper):
@@ -128,6 +131,22 @@ def drop_points(float_score: Score, artifact_score: Score) -> float:
     return round(scale * worse_by, 12)
 
 
+def is_binary(task: Task) -> bool:
+    """Whether every output of the task is a yes or no of its own: its loss, by name or object, is a binary one."""
+    loss = task.loss
+    if isinstance(loss, str):
+        try:
+            loss = kd.keras.losses.get(loss)
+        except ValueError:  # there is no such loss, which is training's to say
+            return False
+    return getattr(getattr(loss, "fn", loss), "__name__", None) in _BINARY_LOSSES
+
+
+def is_distribution(targets: np.ndarray) -> bool:
+    """Whether every row (last axis) gives classes their shares, as one-hot rows do: none below 0, 1 in all."""
+    return bool((targets >= 0).all() and np.allclose(targets.sum(axis=-1), 1, atol=1e-3))
+
+
 def _check(targets: np.ndarray, predictions: np.ndarray) -> None:
     if targets.ndim == 0 or predictions.ndim == 0 or len(targets) != len(predictions) or len(targets) < 2:
         raise EvaluationError(
@@ -157,11 +176,12 @@ def _known_metrics() -> dict[str, Any]:
     return known
 
 
-def _resolve(metric: Any, targets: np.ndarray, predictions: np.ndarray) -> Any:
-    """The Keras function, Keras metric object or user's function that `metric` stands for."""
+def _resolve(task: Task, targets: np.ndarray, predictions: np.ndarray) -> Any:
+    """The Keras function, Keras metric object or user's function that the task's metric stands for."""
+    metric = task.metric
     if isinstance(metric, str):
         known = _known_metrics()
-        name = _for_shapes(_BY_SHAPE[metric], targets, predictions) if metric in _BY_SHAPE else metric
+        name = _for_task(task, _BY_SHAPE[metric], targets, predictions) if metric in _BY_SHAPE else metric
         if name not in known:
             lowered = {key.lower(): key for key in (*known, *_BY_SHAPE)}
             close = [lowered[key] for key in difflib.get_close_matches(metric.lower(), lowered, n=3)]
@@ -176,14 +196,21 @@ def _resolve(metric: Any, targets: np.ndarray, predictions: np.ndarray) -> Any:
     return metric
 
 
-def _for_shapes(names: tuple[str, str, str], targets: np.ndarray, predictions: np.ndarray) -> str:
-    """The binary, sparse or categorical one of `names`, as Keras chooses by shapes in `Model.compile`."""
+def _for_task(task: Task, names: tuple[str, str, str], targets: np.ndarray, predictions: np.ndarray) -> str:
+    """The binary, sparse or categorical one of `names`; without a binary loss as `Model.compile` of Keras chooses."""
     binary, sparse, categorical = names
     columns = predictions.shape[-1] if predictions.ndim > 1 else 1
-    if columns == 1:
+    if columns == 1 or is_binary(task):
         return binary
     if targets.ndim < predictions.ndim or targets.shape[-1] == 1:
         return sparse
+    if categorical == "categorical_accuracy" and not is_distribution(targets):
+        wrong = int(np.sum(~np.isclose(targets.sum(axis=-1), 1, atol=1e-3)))
+        raise RecipeError(
+            f"`accuracy` compares one class for each sample, and {wrong:,} target rows do not add up to 1. Remedy: for "
+            "labels of which several may hold, task.loss=binary_crossentropy or task.metric=binary_accuracy; for "
+            "other targets a metric of their own."
+        )
     return categorical
 
 

@@ -1,0 +1,80 @@
+"""`tfcompress evaluate`: what it refuses, and models side by side."""
+
+import json
+
+import numpy as np
+import pytest
+
+from tfcompress import keras_door as kd
+from tfcompress.cli.main import main
+
+RNG = np.random.default_rng(0)
+IMAGES = RNG.integers(0, 256, (40, 8, 8, 1), dtype=np.uint8)
+LABELS = np.arange(40) % 3
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Files of four networks, and data of every kind."""
+    folder = tmp_path_factory.mktemp("evaluate")
+    for name, shape, columns in (("net", (8, 8, 1), 3), ("yes_no", (8, 8, 1), 1), ("large", (9, 9, 1), 3)):
+        layers = kd.keras.layers
+        model = kd.keras.Sequential(
+            [layers.Flatten(input_shape=shape), layers.Dense(columns, activation="sigmoid" if columns == 1 else None)]
+        )
+        (folder / f"{name}.tflite").write_bytes(kd.tf.lite.TFLiteConverter.from_keras_model(model).convert())
+    np.savez(folder / "good.npz", x=IMAGES, y=LABELS)
+    np.savez(folder / "two.npz", x=IMAGES, y=LABELS % 2)
+    np.savez(folder / "unlabelled.npz", x=IMAGES)
+    np.savez(folder / "beyond.npz", x=IMAGES, y=LABELS + 5)
+    np.savez(folder / "no_test.npz", x_train=IMAGES, y_train=LABELS, x_test=IMAGES[:0], y_test=LABELS[:0])
+    return folder
+
+
+def evaluate(capsys, folder, models, data=None, *more):
+    flags = [f"--model={folder / model}.tflite" for model in models]
+    flags += [f"--dataset={folder / data}.npz", "--preprocessing=unit"] if data else []
+    code = main(["evaluate", *flags, "--latency_seconds=0.01", *more])
+    printed = capsys.readouterr()
+    return code, printed.out, printed.err
+
+
+@pytest.mark.parametrize(
+    ("models", "data", "expected"),
+    [
+        (["net"], "unlabelled", ["unlabelled.npz has none", "without --dataset"]),
+        (["net"], "no_test", ["net.tflite", "the test split is empty"]),
+        (["net"], "beyond", ["net.tflite", "labels must be 0...2 for a model of 3 classes"]),
+        (["net", "large"], "good", ["large.tflite", "(9, 9, 1), and the data has (8, 8, 1)"]),
+    ],
+)
+def test_data_that_cannot_measure_a_model_is_refused(capsys, folder, models, data, expected):
+    code, out, err = evaluate(capsys, folder, models, data)
+    assert code == 1
+    assert out == ""
+    assert all(words in err for words in expected)
+    assert len(models) == 1 or "net.tflite:" not in err, "only the model that does not fit is named"
+
+
+def test_models_side_by_side_at_several_numbers_of_threads(capsys, folder, tmp_path):
+    path = tmp_path / "figures.json"
+    code, out, _ = evaluate(capsys, folder, ["net", "yes_no"], None, "--threads=2", "--threads=1", f"--json={path}")
+    assert code == 0
+    first, second = json.loads(path.read_text())
+    assert list(first["latency"]) == list(second["latency"]) == ["2", "1"]
+    for threads in ("1", "2"):
+        figures = second["latency"][threads]
+        assert 0 < figures["median_ms"] <= figures["p95_ms"]
+        assert figures["ratio"] > 0
+        assert first["latency"][threads]["ratio"] == 1
+        assert all(f"{row}, {threads} thread(s)" in out for row in ("median ms", "p95 ms", "ratio"))
+
+
+def test_one_column_answers_two_labels(capsys, folder, tmp_path):
+    path = tmp_path / "figures.json"
+    assert evaluate(capsys, folder, ["yes_no"], "two", f"--json={path}")[0] == 0
+    assert 0 <= json.loads(path.read_text())[0]["binary_accuracy"] <= 1
+
+
+def test_threads_below_one_are_wrong_usage(capsys, folder):
+    assert evaluate(capsys, folder, ["net"], None, "--threads=0")[0] == 2
