@@ -186,3 +186,12 @@ def test_objects_as_loss_and_metric_run_and_resume_by_what_they_are(model, data,
     other, one_hot = recipe(0.3)
     with pytest.raises(TfcompressError, match=r"belongs to another run.*task\.loss"):
         compress(model, one_hot, other, out=tmp_path / "run")
+
+
+def test_one_column_answers_yes_or_no_to_integer_labels(data):
+    inputs, labels = data
+    net = kd.keras.Sequential([kd.keras.layers.Dense(1, activation="sigmoid", input_shape=(12,), name="yes")])
+    task = ["task.loss=binary_crossentropy", "task.metric=binary_accuracy"]
+    opened = job(net, (inputs, (labels > 1).astype(int)), "ptq_int8", [*FAST, *task])
+    assert opened.data.dataset.classes == 2
+    assert not opened.data.from_logits

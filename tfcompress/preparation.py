@@ -167,7 +167,9 @@ def open_job(
             f"Training needs labels, and {dataset.name} has none. "
             "Remedy: a recipe without training, such as ptq_int8, for which unlabelled data is enough."
         )
-    check_fits(dataset, tuple(state.model.input_shape[1:]), classes_of(state.model) if dataset.classes else None)
+    columns = classes_of(state.model) if dataset.classes else None
+    # One column answers yes or no, or with a number: labels are no indices into it.
+    check_fits(dataset, tuple(state.model.input_shape[1:]), columns if columns != 1 else None)
     preprocessing, chosen_by = choose_preprocessing(checked, dataset, state.model, from_zoo=from_zoo, seed=seed)
     name = model if isinstance(model, (str, Path)) else state.model.name
     training_data = _with_task(TrainingData(dataset, preprocessing, checked.data, checked.task), state.model, seed)
