@@ -2,8 +2,9 @@ from dataclasses import FrozenInstanceError
 
 import pytest
 
+from tfcompress.vocabulary.errors import PromiseError
 from tfcompress.vocabulary.promises import Promise
-from tfcompress.vocabulary.state import Lineage, State
+from tfcompress.vocabulary.state import Effect, Lineage, Move, State
 
 
 def test_a_weight_nobody_moved_stands_at_its_own_name():
@@ -50,3 +51,49 @@ def test_promises_are_found_by_weight_and_kind():
     assert state.promises_of("a/kernel") == (zeros, distinct)
     assert state.promises_of("a/kernel", "distinct", "levels") == (distinct,)
     assert state.promises_of("c/kernel") == ()
+
+
+FOLDED = Move("conv/kernel", {"distinct": Effect(scope="channel"), "group_zeros": Effect(refused="they are moved")})
+
+
+def test_a_move_says_what_becomes_of_each_kind_of_promise():
+    lineage = Lineage().moved({"conv/kernel": FOLDED})
+    zeros, distinct = Promise("conv/kernel", "zeros", 0.5), Promise("conv/kernel", "distinct", 16)
+    assert lineage.carried([zeros, distinct]) == (zeros, Promise("conv/kernel", "distinct", 16, "channel"))
+
+
+def test_refused_promises_are_all_named():
+    lineage = Lineage().moved({"conv/kernel": FOLDED, "fc/kernel": Move("fc/kernel", {"zeros": Effect(refused="no")})})
+    promises = [Promise("conv/kernel", "group_zeros", 2, group=4), Promise("fc/kernel", "zeros", 0.5, made_by="prune")]
+    with pytest.raises(PromiseError, match=r"(?s)conv/kernel .*they are moved.*fc/kernel .*by prune.*: no"):
+        lineage.carried(promises)
+
+
+def test_effects_add_up_along_the_way():
+    more = Move("out/kernel", {"distinct": Effect(bound_raised_by=1)})
+    lineage = Lineage().moved({"conv/kernel": FOLDED}).moved({"conv/kernel": more}).moved({"out/kernel": "last/kernel"})
+    (promise,) = lineage.carried([Promise("conv/kernel", "distinct", 16)])
+    assert (promise.bound, promise.scope, lineage.place("conv/kernel")) == (17, "channel", "last/kernel")
+    assert lineage.effect("conv/kernel", "group_zeros").refused == "they are moved"
+
+
+def test_two_weights_may_be_merged_into_one_and_go_on_together():
+    merged = Lineage().moved({"bn/gamma": "conv/kernel", "conv/kernel": Move("conv/kernel", {})})
+    lineage = merged.moved({"conv/kernel": "out/kernel"})
+    assert [lineage.place(weight) for weight in ("bn/gamma", "conv/kernel")] == ["out/kernel", "out/kernel"]
+
+
+def test_lineages_follow_one_another():
+    first = Lineage().moved({"inner/conv/kernel": "conv/kernel"})
+    second = Lineage().moved({"conv/kernel": FOLDED, "fc/kernel": "out/kernel"})
+    both = first.then(second)
+    assert both.place("inner/conv/kernel") == "conv/kernel"
+    assert both.place("fc/kernel") == "out/kernel"
+    assert both.effect("inner/conv/kernel", "distinct") == Effect(scope="channel")
+
+
+def test_a_state_carries_its_promises_through_a_rewrite():
+    state = State("model", (Promise("a/kernel", "distinct", 16),), lineage=Lineage().moved({"a/kernel": "conv/kernel"}))
+    after = state.rewritten("flat", Lineage().moved({"conv/kernel": Move("flat/kernel", FOLDED.effects)}))
+    assert after.promises == (Promise("a/kernel", "distinct", 16, "channel"),)
+    assert (after.model, after.lineage.place("a/kernel")) == ("flat", "flat/kernel")

@@ -68,7 +68,7 @@ def clone(model: Any) -> Any:
     Raises:
         ModelError: a layer cannot be made again from its own `get_config()`.
     """
-    copy = kd.keras.models.clone_model(model, clone_function=_copied_layer)
+    copy = kd.keras.models.clone_model(model, clone_function=copied_layer)
     copy.set_weights(model.get_weights())
     return copy
 
@@ -158,13 +158,17 @@ def _not_finite(model: Any) -> list[str]:
     return [f"every weight must be finite. NaN or infinity is in {', '.join(found)}. Train again from sound weights"]
 
 
-def _copied_layer(layer: Any) -> Any:
-    """A new layer from the config of `layer`, without its weights."""
+def copied_layer(layer: Any, **changes: Any) -> Any:
+    """A new layer from the config of `layer`, with `changes` to it, without its weights.
+
+    Raises:
+        ModelError: the layer cannot be made again from its own `get_config()`.
+    """
     if isinstance(layer, kd.keras.Model):
-        return kd.keras.models.clone_model(layer, clone_function=_copied_layer)
+        return kd.keras.models.clone_model(layer, clone_function=copied_layer)
     try:
         with kd.keras.utils.custom_object_scope(_custom_objects(layer)):
-            return type(layer).from_config(_config(layer))
+            return type(layer).from_config({**_config(layer), **changes})
     except Exception as error:  # A user's own class may fail in any way.
         raise ModelError(
             f"A layer must be one that its own `from_config(get_config())` makes again. "

@@ -2,24 +2,75 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any, Literal
 
-from tfcompress.vocabulary.promises import Promise
+from tfcompress.vocabulary.errors import PromiseError
+from tfcompress.vocabulary.promises import Kind, Promise, Scope
 
 NumberFormat = Literal["int8", "int16x8", "dynamic_range", "float16"]
 
 
 @dataclass(frozen=True)
-class Lineage:
-    """Where each weight of the caller's model is now, under which layer name.
-
-    A weight that no step has renamed is not listed: its place is its own name.
+class Effect:
+    """What becomes of the promises of one kind when their weight is changed; by default they are kept.
 
     Args:
-        places: the caller's weight name to today's, both ``"<layer>/<attribute>"``.
+        scope: the scope they hold in afterwards; None for the one they had.
+        bound_raised_by: what is added to their bound, as when zeros come in among distinct values.
+        refused: why they can no longer be kept; empty when they can.
+
+    Example:
+        >>> Effect(scope="channel").on(Promise("conv/kernel", "distinct", 16)).scope
+        'channel'
+    """
+
+    scope: Scope | None = None
+    bound_raised_by: int = 0
+    refused: str = ""
+
+    def then(self, later: Effect) -> Effect:
+        """The effect of this change and a `later` one together."""
+        return Effect(
+            later.scope or self.scope,
+            self.bound_raised_by + later.bound_raised_by,
+            self.refused or later.refused,
+        )
+
+    def on(self, promise: Promise) -> Promise:
+        """What `promise` has become, where it is not refused."""
+        return replace(promise, scope=self.scope or promise.scope, bound=promise.bound + self.bound_raised_by)
+
+
+KEPT = Effect()
+"""The effect of a change that leaves the values of a weight as they are, perhaps in another order or shape."""
+
+
+@dataclass(frozen=True)
+class Move:
+    """Where a weight goes, and what becomes of the promises on it.
+
+    Args:
+        place: its new name, ``"<layer>/<attribute>"``.
+        effects: by kind of promise; a kind not listed is kept.
+    """
+
+    place: str
+    effects: Mapping[Kind, Effect] = field(default_factory=lambda: MappingProxyType({}))
+
+
+@dataclass(frozen=True)
+class Lineage:
+    """Where each weight of the caller's model is now, and what became of the promises on it on the way.
+
+    A weight that no step has renamed or changed is not listed: its place is its own name, and promises on it hold.
+
+    Args:
+        places: the caller's weight name to today's, both ``"<layer>/<attribute>"``; in a nested model,
+            ``"<model>/<layer>/<attribute>"``.
+        effects: the caller's weight name to what became of its promises of each kind; a kind not listed is kept.
 
     Example:
         >>> Lineage().moved({"conv/kernel": "conv_folded/kernel"}).place("conv/kernel")
@@ -27,17 +78,55 @@ class Lineage:
     """
 
     places: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    effects: Mapping[str, Mapping[Kind, Effect]] = field(default_factory=lambda: MappingProxyType({}))
 
     def place(self, weight: str) -> str:
         """Today's name of the caller's `weight`."""
         return self.places.get(weight, weight)
 
-    def moved(self, moves: Mapping[str, str]) -> Lineage:
-        """A lineage in which every weight now at a key of `moves` stands at its value."""
-        places = {origin: moves.get(place, place) for origin, place in self.places.items()}
+    def effect(self, weight: str, kind: Kind) -> Effect:
+        """What became of promises of `kind` on the caller's `weight`."""
+        return self.effects.get(weight, {}).get(kind, KEPT)
+
+    def moved(self, moves: Mapping[str, str | Move]) -> Lineage:
+        """A lineage in which every weight now at a key of `moves` is what its value says; a name alone keeps all."""
+        to = {old: new if isinstance(new, Move) else Move(new) for old, new in moves.items()}
         known = set(self.places.values())
-        places.update({old: new for old, new in moves.items() if old not in known})
-        return Lineage(MappingProxyType(places))
+        origins = {**self.places, **{old: old for old in to if old not in known}}
+        places = {origin: to[place].place if place in to else place for origin, place in origins.items()}
+        moved = {origin: to[place].effects for origin, place in origins.items() if place in to}
+        effects = {
+            origin: MappingProxyType(
+                {kind: self.effect(origin, kind).then(moved.get(origin, {}).get(kind, KEPT)) for kind in kinds}
+            )
+            for origin in origins
+            if (kinds := {**self.effects.get(origin, {}), **moved.get(origin, {})})
+        }
+        return Lineage(MappingProxyType(places), MappingProxyType(effects))
+
+    def then(self, later: Lineage) -> Lineage:
+        """The lineage over both this one and a `later` one, whose caller's model is the result of this."""
+        return self.moved({old: Move(new, later.effects.get(old, {})) for old, new in later.places.items()})
+
+    def carried(self, promises: Iterable[Promise]) -> tuple[Promise, ...]:
+        """What `promises` on the caller's weights have become; they still go by the caller's names.
+
+        Raises:
+            PromiseError: some cannot be kept, each named with the reason.
+        """
+        promises = tuple(promises)
+        lost = [
+            f"{p.weight} ({p.kind}, promised by {p.made_by or 'an earlier step'}): {refused}"
+            for p in promises
+            if (refused := self.effect(p.weight, p.kind).refused)
+        ]
+        if lost:
+            raise PromiseError(
+                "A model must be rewritten before promises are made that the rewrite cannot keep. It would break:\n  "
+                + "\n  ".join(lost)
+                + "\nRemedy: rewrite first, or leave the weight out of the step that promises."
+            )
+        return tuple(self.effect(p.weight, p.kind).on(p) for p in promises)
 
 
 @dataclass(frozen=True)
@@ -77,6 +166,21 @@ class State:
     def evolve(self, **changes: Any) -> State:
         """A copy with `changes` applied."""
         return replace(self, **changes)
+
+    def rewritten(self, model: Any, lineage: Lineage) -> State:
+        """The state after a rewrite of its model.
+
+        Args:
+            model: the model rewritten.
+            lineage: of that rewrite alone, from the weights of this state's model.
+
+        Raises:
+            PromiseError: the rewrite cannot keep a promise.
+        """
+        now = {self.lineage.place(promise.weight): promise.weight for promise in self.promises}
+        here = lineage.carried(replace(p, weight=self.lineage.place(p.weight)) for p in self.promises)
+        promises = tuple(replace(promise, weight=now[promise.weight]) for promise in here)
+        return self.evolve(model=model, promises=promises, lineage=self.lineage.then(lineage))
 
     def promises_of(self, weight: str, *kinds: str) -> tuple[Promise, ...]:
         """The promises made about the caller's `weight`, of the given kinds (all when none is given)."""

@@ -1,0 +1,21 @@
+"""Exact rewrites of Functional and Sequential models: other layers, the same outputs in inference.
+
+`ENABLING` are the passes that make pruning, clustering and quantization-aware training possible where they were
+not; `FASTER` those that are a choice for the shipped file; `EXPORT` those that the converter needs. Each tuple is
+in the order of application.
+
+Example:
+    >>> done = rewrite(model, ENABLING)  # doctest: +SKIP
+    >>> [change.layer for change in done.changes]  # doctest: +SKIP
+    ['inner', 'bn_1']
+"""
+
+from tfcompress.models.rewrites._engine import Rewritten, rewrite
+from tfcompress.models.rewrites._offers import Offer, offers
+from tfcompress.models.rewrites.base import Change, names_of
+
+ENABLING = names_of("enabling")
+FASTER = names_of("faster")
+EXPORT = names_of("export")
+
+__all__ = ["ENABLING", "EXPORT", "FASTER", "Change", "Offer", "Rewritten", "offers", "rewrite"]

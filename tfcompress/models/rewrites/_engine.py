@@ -1,0 +1,131 @@
+"""Applying rewrites to a model until nothing changes, each proven at once."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from tfcompress.models.loading import clone
+from tfcompress.models.rewrites._graph import Call, Graph, rebuilt
+from tfcompress.models.rewrites._proof import TOLERANCE, difference
+from tfcompress.models.rewrites.base import Change, Edit, Rewrite, rewrites
+from tfcompress.vocabulary.errors import ModelError
+from tfcompress.vocabulary.state import Lineage
+
+_ROUNDS = 20
+
+
+@dataclass(frozen=True)
+class Rewritten:
+    """What `rewrite` gives back.
+
+    Args:
+        model: a new model, the same function as the caller's in inference; uncompiled.
+        lineage: where each of the caller's weights is now, and what became of promises on it.
+        changes: what was done, in order; empty when nothing was.
+    """
+
+    model: Any
+    lineage: Lineage
+    changes: tuple[Change, ...]
+
+
+def rewrite(model: Any, names: Sequence[str]) -> Rewritten:
+    """`model` after the rewrites of these names, applied in their order until none finds anything to do.
+
+    Args:
+        model: a Sequential or Functional tf_keras model; it is not touched.
+        names: passes, such as `ENABLING`.
+
+    Raises:
+        ModelError: a name is no pass; a pass changes what the model computes (its name and the layer are said); or
+            a layer cannot be made again.
+
+    Example:
+        >>> rewrite(model, ENABLING).changes  # doctest: +SKIP
+        (Change(rewrite='flatten_models', layer='inner', became=('conv', 'pool'), reason='...'),)
+    """
+    passes = _passes(names)
+    current, lineage, changes, origins = clone(model), Lineage(), [], {}
+    for _ in range(_ROUNDS):
+        done = len(changes)
+        for found in passes:
+            graph = Graph(current)
+            edits = list(_independent(found.edits(graph)))
+            if not edits:
+                continue
+            changed = _proven(found, graph, edits)
+            for edit in edits:
+                changes.append(Change(found.name, origins.get(edit.layer, edit.layer), edit.became, edit.reason))
+                lineage = lineage.moved(edit.moves)
+                _trace(origins, edit, graph)
+            current = changed
+        if len(changes) == done:
+            return Rewritten(current, lineage, tuple(changes))
+    raise ModelError(f"The rewrites {', '.join(names)} must come to an end; after {_ROUNDS} rounds they go on.")
+
+
+def _passes(names: Sequence[str]) -> list[Rewrite]:
+    known = rewrites()
+    unknown = [name for name in names if name not in known]
+    if unknown:
+        raise ModelError(f"A rewrite must be one of {', '.join(known)}. Received: {', '.join(unknown)}.")
+    return [known[name] for name in names]
+
+
+def _independent(edits: Iterator[Edit]) -> Iterator[Edit]:
+    """The edits that replace no call that an earlier one replaces."""
+    taken: set[Call] = set()
+    for edit in edits:
+        if taken.isdisjoint(edit.builders):
+            taken.update(edit.builders)
+            yield edit
+
+
+def _applied(graph: Graph, edits: Sequence[Edit]) -> tuple[Any, float]:
+    """The model with `edits` made, and how far its outputs are from those before: infinitely where Keras refuses it."""
+    builders = {call: builder for edit in edits for call, builder in edit.builders.items()}
+    copies = {layer: part for edit in edits for layer, part in edit.copies.items()}
+    try:
+        changed = rebuilt(graph, builders, copies)
+    except ValueError:  # Shapes that do not fit one another.
+        return None, math.inf
+    return changed, difference(graph.model, changed)
+
+
+def _proven(found: Rewrite, graph: Graph, edits: Sequence[Edit]) -> Any:
+    """The model with `edits` made, after both were run.
+
+    Raises:
+        ModelError: their outputs differ; it names the first edit to blame.
+    """
+    changed, apart = _applied(graph, edits)
+    if apart <= TOLERANCE:
+        return changed
+    to_blame = next(_alone(found, graph), edits[0])
+    raise ModelError(
+        f"A rewrite must leave the outputs as they are: within {TOLERANCE:g} of the largest. {found.name} changed them "
+        f"by {apart:.3g} at the layer {to_blame.layer!r}. Remedy: leave {found.name} out of the rewrites."
+    )
+
+
+def _alone(found: Rewrite, graph: Graph) -> Iterator[Edit]:
+    """The edits that change the outputs when they are made alone."""
+    count = len(list(_independent(found.edits(Graph(graph.model)))))
+    for index in range(count):
+        # Planned anew, because the layers of an edit are used up by making it.
+        again = Graph(graph.model)
+        edit = list(_independent(found.edits(again)))[index]
+        if not _applied(again, [edit])[1] <= TOLERANCE:
+            yield edit
+
+
+def _trace(origins: dict[str, str], edit: Edit, graph: Graph) -> None:
+    """Note which of the caller's layers each new layer of `edit` comes from."""
+    existing = {layer.name for layer in graph.model.layers}
+    for name in edit.became:
+        source = edit.origins.get(name, edit.layer)
+        if name not in existing or name in edit.origins:
+            origins[name] = origins.get(source, source)

@@ -1,0 +1,116 @@
+"""BatchNormalization folded into the layer before or behind it, where training cannot do it later."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from tfcompress import keras_door as kd
+from tfcompress.models.rewrites._batch_norm import batch_norms, factor_and_shift, follows_linear, merged
+from tfcompress.models.rewrites._graph import Call, Graph, Part
+from tfcompress.models.rewrites.base import Edit, Rewrite
+from tfcompress.vocabulary.state import Effect, Move
+
+
+class FoldBatchNorm(Rewrite):
+    """Fold a BatchNormalization behind a transposed convolution, or before a layer where that is exact.
+
+    Behind a linear Conv2D, DepthwiseConv2D or Dense it stays: quantization-aware training takes it there, and the
+    converter folds it after training. Before a Conv2D or DepthwiseConv2D it is folded when that is unpadded or
+    nothing is shifted, because the border that is padded with zeros would miss the shift; before a Dense always.
+
+    Jacob et al., "Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only Inference"
+    (2018), section 3.2, equation 14.
+    """
+
+    name = "fold_batch_norm"
+    purpose = "enabling"
+    after = ("flatten_models",)
+
+    def edits(self, graph: Graph) -> Iterator[Edit]:
+        """One edit for each BatchNormalization that can be folded."""
+        for call in batch_norms(graph):
+            source, user = graph.source(call), graph.sole_user(call)
+            if _takes_from_behind(graph, source):
+                yield _folded_back(call, source)
+            elif user is not None and not follows_linear(graph, call) and _takes_from_before(graph, call, user):
+                yield _folded_ahead(call, user)
+
+
+def _is_linear(layer: Any) -> bool:
+    return getattr(layer.activation, "__name__", "") == "linear"
+
+
+def _takes_from_behind(graph: Graph, source: Call) -> bool:
+    transposed = type(source.layer) is kd.keras.layers.Conv2DTranspose
+    return transposed and _is_linear(source.layer) and graph.called_once(source) and graph.sole_user(source) is not None
+
+
+def _takes_from_before(graph: Graph, batch_norm: Call, user: Call) -> bool:
+    layers = kd.keras.layers
+    if not graph.called_once(user):
+        return False
+    if type(user.layer) is layers.Dense:
+        return True
+    is_convolution = type(user.layer) in (layers.Conv2D, layers.DepthwiseConv2D)
+    if not is_convolution or user.layer.data_format != "channels_last":
+        return False
+    return user.layer.padding == "valid" or not factor_and_shift(batch_norm.layer)[1].any()
+
+
+def _folded_back(call: Call, source: Call) -> Edit:
+    layer, batch_norm = source.layer, call.layer
+    factor, shift = factor_and_shift(batch_norm)
+    # The kernel of a transposed convolution has its outputs in the axis before the last.
+    kernel = layer.kernel.numpy() * factor[:, None]
+    bias = (layer.bias.numpy() if layer.use_bias else 0.0) * factor + shift
+    part = Part(Part.copy(layer, use_bias=True).layer, {"kernel": kernel, "bias": bias})
+    own = f"{layer.name}/kernel"
+    return Edit(
+        layer=batch_norm.name,
+        became=(layer.name,),
+        reason="quantization-aware training cannot take it behind this layer",
+        builders={source: part, call: _same},
+        moves={own: Move(own, _scaled("distinct", "levels")), **merged(batch_norm, own, f"{layer.name}/bias")},
+    )
+
+
+def _folded_ahead(call: Call, user: Call) -> Edit:
+    layer, batch_norm = user.layer, call.layer
+    factor, shift = factor_and_shift(batch_norm)
+    attribute = "depthwise_kernel" if hasattr(layer, "depthwise_kernel") else "kernel"
+    kernel = getattr(layer, attribute).numpy().astype(np.float64)
+    bias = (layer.bias.numpy() if layer.use_bias else 0.0) + _response(layer, kernel, shift)
+    # The input channels of a group are in the axis before the last; the groups, in the last.
+    groups = getattr(layer, "groups", 1)
+    by_input = np.repeat(factor.reshape(groups, -1), kernel.shape[-1] // groups, axis=0).T
+    scaled = kernel * (factor[:, None] if attribute == "depthwise_kernel" else by_input)
+    part = Part(Part.copy(layer, use_bias=True).layer, {attribute: scaled, "bias": bias})
+    own = f"{layer.name}/{attribute}"
+    return Edit(
+        layer=batch_norm.name,
+        became=(layer.name,),
+        reason="quantization-aware training takes it right behind a linear convolution or Dense only",
+        builders={call: _same, user: part},
+        moves={own: Move(own, _scaled("distinct", "levels")), **merged(batch_norm, own, f"{layer.name}/bias")},
+    )
+
+
+def _response(layer: Any, kernel: np.ndarray, shift: np.ndarray) -> np.ndarray:
+    """What `layer` makes of an input that is `shift` everywhere, `[output channels]`."""
+    if hasattr(layer, "depthwise_kernel"):
+        return (kernel.sum(axis=(0, 1)) * shift[:, None]).reshape(-1)
+    taps = kernel.sum(axis=(0, 1)) if kernel.ndim == 4 else kernel
+    groups = getattr(layer, "groups", 1)
+    by_input = np.repeat(shift.reshape(groups, -1), taps.shape[-1] // groups, axis=0).T
+    return (taps * by_input).sum(axis=0)
+
+
+def _scaled(*lost: str) -> dict[str, Effect]:
+    return {kind: Effect(refused="every channel is multiplied by a factor of its own") for kind in lost}
+
+
+def _same(tensor: Any) -> Any:
+    return tensor
