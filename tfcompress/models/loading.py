@@ -6,7 +6,7 @@ import hashlib
 import inspect
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -69,8 +69,16 @@ def clone(model: Any) -> Any:
         ModelError: a layer cannot be made again from its own `get_config()`.
     """
     copy = kd.keras.models.clone_model(model, clone_function=copied_layer)
-    copy.set_weights(model.get_weights())
+    set_weights(copy, model.get_weights())
     return copy
+
+
+def set_weights(layer: Any, weights: Sequence[np.ndarray]) -> None:
+    """Give a layer or model `weights` in Keras' order; its Normalizations take theirs up at once."""
+    layer.set_weights(weights)
+    for part in (layer, *layer.submodules):
+        if isinstance(part, kd.keras.layers.experimental.preprocessing.PreprocessingLayer):
+            part.finalize_state()
 
 
 def fingerprint(model: Any) -> str:

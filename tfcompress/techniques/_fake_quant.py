@@ -194,11 +194,15 @@ class Layout(default_8bit_quantize_layout_transform.Default8BitQuantizeLayoutTra
 
 
 class Registry(default_8bit_quantize_registry.Default8BitQuantizeRegistry):
-    """tfmot's registry of what can be quantized, each layer's weight on its own grid."""
+    """tfmot's registry of what can be quantized, with products and differences, each layer's weight on its own grid."""
 
     def __init__(self, grids: Mapping[str, WeightGrid]) -> None:
         super().__init__()
         self._grids = grids
+        for kind in (kd.keras.layers.Multiply, kd.keras.layers.Subtract):
+            # Their outputs have ranges of their own, as those of the Add that tfmot knows.
+            info = default_8bit_quantize_registry._QuantizeInfo(kind, [], [], quantize_output=True)
+            self._layer_quantize_map[kind] = info
 
     def get_quantize_config(self, layer: Any) -> Any:
         """The layer's configuration; copied, since tfmot shares one object among all layers of a class."""

@@ -4,7 +4,7 @@ import pytest
 from tfcompress import keras_door as kd
 from tfcompress.models import fingerprint
 from tfcompress.models.rewrites import ENABLING, EXPORT, FASTER, Change, rewrite
-from tfcompress.models.rewrites import batch_norm_as_convolution as under_test
+from tfcompress.models.rewrites import normalizations_as_convolutions as under_test
 from tfcompress.models.rewrites._proof import OPEN_SIZE, SAMPLES, random_inputs
 from tfcompress.vocabulary.errors import ModelError
 
@@ -37,19 +37,19 @@ def test_a_model_with_nothing_to_do_comes_back_as_a_copy(layers, randomised):
 def test_a_rewrite_that_changes_the_outputs_is_refused_with_its_name_and_the_layer(two_norms, monkeypatch):
     exact = under_test.factor_and_shift
 
-    def broken(layer):
-        factor, shift = exact(layer)
-        return factor * (1.001 if layer.name == "bn_b" else 1.0), shift
+    def broken(call):
+        factor, shift = exact(call)
+        return factor * (1.001 if call.layer.name == "bn_b" else 1.0), shift
 
     monkeypatch.setattr(under_test, "factor_and_shift", broken)
-    with pytest.raises(ModelError, match=r"batch_norm_as_convolution changed them by 0\.000.* the layer 'bn_b'"):
+    with pytest.raises(ModelError, match=r"normalizations_as_convolutions changed them by 0\.000.* the layer 'bn_b'"):
         rewrite(two_norms, ENABLING)
 
 
 def test_a_rewrite_that_changes_shapes_is_named(two_norms, monkeypatch):
     monkeypatch.setattr(under_test.Affine, "__call__", lambda self, x: kd.tf.concat([x, x], -1))
-    with pytest.raises(ModelError, match=r"batch_norm_as_convolution .* the layer 'bn_a'"):
-        rewrite(two_norms, ["batch_norm_as_convolution"])
+    with pytest.raises(ModelError, match=r"normalizations_as_convolutions .* the layer 'bn_a'"):
+        rewrite(two_norms, ["normalizations_as_convolutions"])
 
 
 def test_changes_are_told_in_the_callers_names(layers, randomised):
@@ -70,7 +70,7 @@ def test_an_unknown_rewrite_is_refused(two_norms):
 
 def test_every_pass_has_one_purpose_and_goes_after_those_it_builds_on():
     assert len({*ENABLING, *FASTER, *EXPORT}) == len(ENABLING) + len(FASTER) + len(EXPORT)
-    assert ENABLING.index("flatten_models") < ENABLING.index("fold_batch_norm")
+    assert ENABLING.index("flatten_models") < ENABLING.index("fold_normalizations")
 
 
 def test_random_inputs_are_what_the_model_takes(layers):

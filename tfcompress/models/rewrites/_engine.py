@@ -58,7 +58,10 @@ def rewrite(model: Any, names: Sequence[str]) -> Rewritten:
                 continue
             changed = _proven(found, graph, edits)
             for edit in edits:
-                changes.append(Change(found.name, origins.get(edit.layer, edit.layer), edit.became, edit.reason))
+                changes += [
+                    Change(found.name, origins.get(layer, layer), became, edit.reason)
+                    for layer, became in edit.became.items()
+                ]
                 lineage = lineage.moved(edit.moves)
                 _trace(origins, edit, graph)
             current = changed
@@ -125,7 +128,6 @@ def _alone(found: Rewrite, graph: Graph) -> Iterator[Edit]:
 def _trace(origins: dict[str, str], edit: Edit, graph: Graph) -> None:
     """Note which of the caller's layers each new layer of `edit` comes from."""
     existing = {layer.name for layer in graph.model.layers}
-    for name in edit.became:
-        source = edit.origins.get(name, edit.layer)
-        if name not in existing or name in edit.origins:
-            origins[name] = origins.get(source, source)
+    sources = {name: layer for layer, became in edit.became.items() for name in became if name not in existing}
+    for name, source in {**sources, **edit.origins}.items():
+        origins[name] = origins.get(source, source)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from tfcompress import keras_door as kd
-from tfcompress.models.loading import copied_layer
+from tfcompress.models.loading import copied_layer, set_weights
 
 Builder = Callable[..., Any]
 """Takes the new tensors that a call is given, gives back what stands for its outputs."""
@@ -132,7 +132,7 @@ class Part:
             for attribute, value in self._weights.items():
                 getattr(self.layer, attribute).assign(value)
         else:
-            self.layer.set_weights(self._weights)
+            set_weights(self.layer, self._weights)
         return outputs
 
 
@@ -181,7 +181,7 @@ def arguments(call: Call, new: Mapping[TensorKey, Any]) -> tuple[Any, Any]:
     """The positional and named arguments of `call`, with `new` tensors for those of its graph."""
 
     def renewed(value: Any) -> Any:
-        return new[_key(value)] if _is_tensor(value) else value
+        return new[_key(value)] if is_symbolic(value) else value
 
     return kd.tf.nest.map_structure(renewed, (tuple(call.node.call_args), dict(call.node.call_kwargs)))
 
@@ -204,10 +204,21 @@ def _outputs(model: Any) -> Any:
     return model.outputs[0] if isinstance(model, kd.keras.Sequential) else model._nested_outputs
 
 
-def _is_tensor(value: Any) -> bool:
+def is_symbolic(value: Any) -> bool:
+    """Whether `value` is a tensor of a graph, not a constant."""
     return hasattr(value, "_keras_history")
 
 
 def _key(tensor: Any) -> TensorKey:
     layer, node_index, tensor_index = tensor._keras_history
     return id(layer), node_index, tensor_index
+
+
+def attribute_of(weight: Any) -> str:
+    """The attribute of its layer that a variable is: `kernel` of `conv/kernel:0`."""
+    return weight.name.partition(":")[0].rpartition("/")[2]
+
+
+def same(tensor: Any) -> Any:
+    """What stands for a layer that is left out."""
+    return tensor

@@ -39,22 +39,25 @@ class Edit:
     """One change that a pass wants made, whole: made or left out, the model stays the same function.
 
     Args:
-        layer: the layer it is about.
-        became: the names of the layers that are to do its work.
+        became: for each layer it is about, the names of the layers that are to do its work.
         reason: why.
         builders: for each call to replace, a function from the new tensors that it would be given to its new outputs.
         moves: where the weights go, by their names in the model at hand.
         copies: layers put in the place of others wherever these are called, by the id of the other.
-        origins: the layers that new ones come from, where that is not `layer`; by the new name.
+        origins: the layers that new ones come from, where `became` does not tell; by the new name.
     """
 
-    layer: str
-    became: tuple[str, ...]
+    became: Mapping[str, tuple[str, ...]]
     reason: str
     builders: Mapping[Call, Builder]
     moves: Mapping[str, str | Move] = field(default_factory=dict)
     copies: Mapping[int, Part] = field(default_factory=dict)
     origins: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def layer(self) -> str:
+        """The first layer it is about."""
+        return next(iter(self.became))
 
 
 class Rewrite(ABC):

@@ -7,7 +7,7 @@ from typing import Any
 
 from tfcompress import keras_door as kd
 from tfcompress.models.loading import copied_layer
-from tfcompress.models.rewrites._graph import Builder, Call, Graph, Part, Replay
+from tfcompress.models.rewrites._graph import Builder, Call, Graph, Part, Replay, attribute_of
 from tfcompress.models.rewrites.base import Edit, Rewrite
 
 
@@ -28,8 +28,7 @@ class FlattenModels(Rewrite):
         for model in {id(call.layer): call.layer for call in graph.calls if _is_model(call.layer)}.values():
             names = dict(_copied(graph, model, model.name, copies))
             yield Edit(
-                layer=model.name,
-                became=tuple(names.values()),
+                became={model.name: tuple(names.values())},
                 reason="techniques reach the layers of a flat model only",
                 builders={call: _inlined(call, copies) for call in graph.calls_of(model)},
                 moves=dict(_moves(model, model.name, copies)),
@@ -63,7 +62,7 @@ def _moves(model: Any, path: str, copies: dict[int, Part]) -> Iterator[tuple[str
             yield from _moves(layer, f"{path}/{layer.name}", copies)
         elif id(layer) in copies:
             for weight in layer.weights:
-                attribute = weight.name.partition(":")[0].rpartition("/")[2]
+                attribute = attribute_of(weight)
                 yield f"{path}/{layer.name}/{attribute}", f"{copies[id(layer)].layer.name}/{attribute}"
 
 

@@ -1,4 +1,4 @@
-"""BatchNormalization folded into the layer before or behind it, where training cannot do it later."""
+"""BatchNormalization, Normalization and Rescaling folded into a neighbour, where training cannot do it later."""
 
 from __future__ import annotations
 
@@ -8,30 +8,31 @@ from typing import Any
 import numpy as np
 
 from tfcompress import keras_door as kd
-from tfcompress.models.rewrites._batch_norm import batch_norms, factor_and_shift, follows_linear, merged
-from tfcompress.models.rewrites._graph import Call, Graph, Part
+from tfcompress.models.rewrites._graph import Call, Graph, Part, same
+from tfcompress.models.rewrites._per_channel import factor_and_shift, follows_linear, merged, per_channel_calls
 from tfcompress.models.rewrites.base import Edit, Rewrite
 from tfcompress.vocabulary.state import Effect, Move
 
 
-class FoldBatchNorm(Rewrite):
-    """Fold a BatchNormalization behind a transposed convolution, or before a layer where that is exact.
+class FoldNormalizations(Rewrite):
+    """Fold a normalization behind a transposed convolution, or before a layer where that is exact.
 
-    Behind a linear Conv2D, DepthwiseConv2D or Dense it stays: quantization-aware training takes it there, and the
-    converter folds it after training. Before a Conv2D or DepthwiseConv2D it is folded when that is unpadded or
-    nothing is shifted, because the border that is padded with zeros would miss the shift; before a Dense always.
+    A BatchNormalization behind a linear Conv2D, DepthwiseConv2D or Dense stays: quantization-aware training takes
+    it there, and the converter folds it after training. Before a Conv2D or DepthwiseConv2D a normalization is
+    folded when that is unpadded or nothing is shifted, because the border that is padded with zeros would miss the
+    shift; before a Dense always.
 
     Jacob et al., "Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only Inference"
     (2018), section 3.2, equation 14.
     """
 
-    name = "fold_batch_norm"
+    name = "fold_normalizations"
     purpose = "enabling"
-    after = ("flatten_models",)
+    after = ("flatten_models", "one_dimension", "separable_convolutions", "drop_inference_no_ops")
 
     def edits(self, graph: Graph) -> Iterator[Edit]:
-        """One edit for each BatchNormalization that can be folded."""
-        for call in batch_norms(graph):
+        """One edit for each normalization that can be folded."""
+        for call in per_channel_calls(graph):
             source, user = graph.source(call), graph.sole_user(call)
             if _takes_from_behind(graph, source):
                 yield _folded_back(call, source)
@@ -48,7 +49,7 @@ def _takes_from_behind(graph: Graph, source: Call) -> bool:
     return transposed and _is_linear(source.layer) and graph.called_once(source) and graph.sole_user(source) is not None
 
 
-def _takes_from_before(graph: Graph, batch_norm: Call, user: Call) -> bool:
+def _takes_from_before(graph: Graph, norm: Call, user: Call) -> bool:
     layers = kd.keras.layers
     if not graph.called_once(user):
         return False
@@ -57,29 +58,28 @@ def _takes_from_before(graph: Graph, batch_norm: Call, user: Call) -> bool:
     is_convolution = type(user.layer) in (layers.Conv2D, layers.DepthwiseConv2D)
     if not is_convolution or user.layer.data_format != "channels_last":
         return False
-    return user.layer.padding == "valid" or not factor_and_shift(batch_norm.layer)[1].any()
+    return user.layer.padding == "valid" or not factor_and_shift(norm)[1].any()
 
 
 def _folded_back(call: Call, source: Call) -> Edit:
-    layer, batch_norm = source.layer, call.layer
-    factor, shift = factor_and_shift(batch_norm)
+    layer, norm = source.layer, call.layer
+    factor, shift = factor_and_shift(call)
     # The kernel of a transposed convolution has its outputs in the axis before the last.
     kernel = layer.kernel.numpy() * factor[:, None]
     bias = (layer.bias.numpy() if layer.use_bias else 0.0) * factor + shift
     part = Part(Part.copy(layer, use_bias=True).layer, {"kernel": kernel, "bias": bias})
     own = f"{layer.name}/kernel"
     return Edit(
-        layer=batch_norm.name,
-        became=(layer.name,),
+        became={norm.name: (layer.name,)},
         reason="quantization-aware training cannot take it behind this layer",
-        builders={source: part, call: _same},
-        moves={own: Move(own, _scaled("distinct", "levels")), **merged(batch_norm, own, f"{layer.name}/bias")},
+        builders={source: part, call: same},
+        moves={own: Move(own, _scaled("distinct", "levels")), **merged(norm, own, f"{layer.name}/bias")},
     )
 
 
 def _folded_ahead(call: Call, user: Call) -> Edit:
-    layer, batch_norm = user.layer, call.layer
-    factor, shift = factor_and_shift(batch_norm)
+    layer, norm = user.layer, call.layer
+    factor, shift = factor_and_shift(call)
     attribute = "depthwise_kernel" if hasattr(layer, "depthwise_kernel") else "kernel"
     kernel = getattr(layer, attribute).numpy().astype(np.float64)
     bias = (layer.bias.numpy() if layer.use_bias else 0.0) + _response(layer, kernel, shift)
@@ -90,11 +90,10 @@ def _folded_ahead(call: Call, user: Call) -> Edit:
     part = Part(Part.copy(layer, use_bias=True).layer, {attribute: scaled, "bias": bias})
     own = f"{layer.name}/{attribute}"
     return Edit(
-        layer=batch_norm.name,
-        became=(layer.name,),
+        became={norm.name: (layer.name,)},
         reason="quantization-aware training takes it right behind a linear convolution or Dense only",
-        builders={call: _same, user: part},
-        moves={own: Move(own, _scaled("distinct", "levels")), **merged(batch_norm, own, f"{layer.name}/bias")},
+        builders={call: same, user: part},
+        moves={own: Move(own, _scaled("distinct", "levels")), **merged(norm, own, f"{layer.name}/bias")},
     )
 
 
@@ -110,7 +109,3 @@ def _response(layer: Any, kernel: np.ndarray, shift: np.ndarray) -> np.ndarray:
 
 def _scaled(*lost: str) -> dict[str, Effect]:
     return {kind: Effect(refused="every channel is multiplied by a factor of its own") for kind in lost}
-
-
-def _same(tensor: Any) -> Any:
-    return tensor

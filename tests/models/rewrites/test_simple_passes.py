@@ -1,0 +1,99 @@
+import numpy as np
+import pytest
+
+from tfcompress import keras_door as kd
+from tfcompress.models.rewrites import ENABLING, rewrite
+from tfcompress.techniques.quantization import unsupported
+
+
+def _kinds(model):
+    return [type(layer).__name__ for layer in model.layers if type(layer).__name__ != "InputLayer"]
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"filters": 5, "kernel_size": 3, "activation": "relu"},
+        {"filters": 5, "kernel_size": 3, "strides": 2, "padding": "same", "depth_multiplier": 2, "use_bias": False},
+        {"filters": 5, "kernel_size": 3, "dilation_rate": 2},
+    ],
+)
+def test_a_separable_convolution_is_two(layers, randomised, same_outputs, config):
+    model = randomised(kd.keras.Sequential([layers.Input((9, 9, 3)), layers.SeparableConv2D(name="sep", **config)]))
+    done = rewrite(model, ENABLING)
+    assert [layer.name for layer in done.model.layers[1:]] == ["sep_depthwise", "sep_pointwise"]
+    assert same_outputs(model, done.model)
+    assert unsupported(model)
+    assert unsupported(done.model) == []
+    assert done.lineage.place("sep/depthwise_kernel") == "sep_depthwise/depthwise_kernel"
+    assert done.lineage.place("sep/pointwise_kernel") == "sep_pointwise/kernel"
+    assert done.model.count_params() == model.count_params()
+
+
+def test_a_shared_separable_convolution_stays_shared(layers, randomised, same_outputs):
+    inputs, conv = layers.Input((9, 9, 3)), layers.SeparableConv2D(3, 3, padding="same")
+    model = randomised(kd.keras.Model(inputs, conv(conv(inputs))))
+    done = rewrite(model, ENABLING)
+    assert same_outputs(model, done.model)
+    assert done.model.count_params() == model.count_params()
+
+
+@pytest.mark.parametrize("kind", ["GaussianNoise", "GaussianDropout", "AlphaDropout"])
+def test_noise_is_left_out(layers, randomised, same_outputs, kind):
+    stack = [layers.Conv2D(4, 3), getattr(layers, kind)(0.3, name="noise"), layers.BatchNormalization()]
+    model = randomised(kd.keras.Sequential([layers.Input((6, 6, 3)), *stack, layers.Dropout(0.3)]))
+    done = rewrite(model, ENABLING)
+    assert _kinds(done.model) == ["Conv2D", "BatchNormalization", "Dropout"]
+    assert same_outputs(model, done.model)
+    assert unsupported(model)
+    assert unsupported(done.model) == []
+    assert (done.changes[0].layer, done.changes[0].became) == ("noise", ())
+
+
+def test_noise_that_is_asked_for_in_inference_stays(layers):
+    inputs = layers.Input((4,))
+    model = kd.keras.Model(inputs, layers.GaussianNoise(0.3)(inputs, training=True))
+    assert rewrite(model, ENABLING).changes == ()
+
+
+def test_a_linear_activation_is_left_out_and_the_normalization_behind_it_can_be_folded(
+    layers, randomised, same_outputs
+):
+    stack = [layers.Conv2D(4, 3), layers.Activation("linear"), layers.BatchNormalization()]
+    model = randomised(kd.keras.Sequential([layers.Input((6, 6, 3)), *stack]))
+    done = rewrite(model, ENABLING)
+    assert _kinds(done.model) == ["Conv2D", "BatchNormalization"]
+    assert same_outputs(model, done.model)
+
+
+@pytest.mark.parametrize("behind", ["Conv2D", "padded", "ReLU"])
+@pytest.mark.parametrize("offset", [0.0, -1.0])
+def test_rescaling_and_normalization_are_folded_or_become_a_convolution(
+    layers, randomised, same_outputs, behind, offset
+):
+    adapted = layers.Normalization()
+    adapted.adapt(np.random.default_rng(0).normal(100, 50, (20, 6, 6, 3)))
+    last = {
+        "Conv2D": lambda: layers.Conv2D(4, 3),
+        "padded": lambda: layers.Conv2D(4, 3, padding="same"),
+        "ReLU": lambda: layers.ReLU(),
+    }[behind]()
+    model = kd.keras.Sequential(
+        [
+            layers.Input((6, 6, 3)),
+            layers.Rescaling(0.5, offset),
+            adapted,
+            layers.ReLU(),
+            layers.Rescaling(2.0, offset),
+            last,
+        ]
+    )
+    for weight in last.weights:
+        weight.assign(np.random.default_rng(1).normal(0, 1, weight.shape))
+    images = np.random.default_rng(2).uniform(0, 255, (4, 6, 6, 3)).astype("float32")
+    done = rewrite(model, ENABLING)
+    assert same_outputs(model, done.model, images)
+    assert unsupported(done.model) == []
+    folds = behind == "Conv2D" or (behind == "padded" and offset == 0)
+    assert _kinds(done.model)[-2:] == ["ReLU" if folds else "DepthwiseConv2D", type(last).__name__]
+    assert all(layer.trainable is False for layer in done.model.layers if isinstance(layer, layers.DepthwiseConv2D))
