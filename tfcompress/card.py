@@ -24,6 +24,7 @@ def card(evidence: Evidence, model: str, data: str, class_names: Sequence[str] |
         f"SHA-256 `{artifact.sha256}`.",
         "",
         "## What to feed",
+        *(f"- {step}" for step in evidence.preprocessing.encoding),
         f"- {_preprocessing(evidence)}",
         f"- Input: {_tensor(artifact.input)}",
         f"- Output: {_tensor(artifact.output)}",

@@ -114,6 +114,8 @@ def train(
         trained = clone(job.state.model)
         run.train(Training(TRAIN, 0, job.recipe.train, job.data, job.seed), TRAIN, trained)
         folder.write_json("history.json", run.history)
+        for name, text in job.data.dataset.files.items():
+            folder.write(name, text)
         path = folder.file("model.h5")
         with warnings.catch_warnings():
             # Keras recommends its newer format at every save; .h5 is what other tools read, too.
@@ -138,6 +140,9 @@ def convert(model: Any, data: Any, recipe: Recipe, *, out: Path, **options: Unpa
     if job.recipe.conversion.c_array:
         micro_operators(shipment.content)
     write_atomically(out, shipment.content)
+    if job.data.dataset.encoding:
+        for name, text in job.data.dataset.encoding.files.items():
+            write_atomically(out.with_name(name), text.encode())
     if job.recipe.conversion.c_array:
         write_c_array(out, out.parent, re.sub(r"\W", "_", f"m{out.stem}" if out.stem[0].isdigit() else out.stem))
     return shipment.proof
@@ -168,10 +173,10 @@ class _Run:
         artifact = folder.write(ARTIFACT_FILE, shipment.content)
         self._say("measuring the file")
         evidence = self._evidence(state, float_path, artifact, shipment)
-        class_names = job.data.dataset.class_names
-        if class_names:
-            folder.write("labels.txt", "\n".join(class_names) + "\n")
-        folder.write("card.md", card(evidence, job.model_name, job.data.dataset.name, class_names))
+        dataset = job.data.dataset
+        for name, text in dataset.files.items():
+            folder.write(name, text)
+        folder.write("card.md", card(evidence, job.model_name, dataset.name, dataset.class_names))
         if job.recipe.conversion.c_array:
             write_c_array(artifact, folder.path, artifact.stem)
         folder.write(EVIDENCE_FILE, evidence.model_dump_json(indent=2) + "\n")
@@ -239,6 +244,7 @@ class _Run:
                 scale=preprocessing.scale,
                 offset=preprocessing.offset,
                 in_graph=in_graph,
+                encoding=job.data.dataset.encoding.description if job.data.dataset.encoding else (),
                 chosen_by=job.preprocessing_chosen_by,
             ),
             recipe=job.recipe.plain(),

@@ -50,8 +50,9 @@ def choose_preprocessing(
 ) -> tuple[Preprocessing, str]:
     """The preprocessing that `model` expects, and who decided on it.
 
-    What the recipe says holds. Else data that is not bytes is fed as it is, an untrained network of the zoo gets
-    `unit`, and for any other model the named preprocessings are tried on up to 512 training samples:
+    What the recipe says holds. Else data that is not bytes, encoded text and sound among it, is fed as it is, an
+    untrained network of the zoo gets `unit`, and for any other model the named preprocessings are tried on up to 512
+    training samples:
 
     1. With BatchNormalization in the model, that preprocessing under which the first such layer sees the mean and
        variance that it kept from training. Refused where none matches.
@@ -79,6 +80,8 @@ def choose_preprocessing(
     wanted = recipe.data.preprocessing
     if isinstance(wanted, Preprocessing):
         return wanted, "the recipe"
+    if dataset.encoding is not None:
+        return NAMED["raw"], f"{dataset.encoding.setting}, which prepares the inputs"
     if dataset.train.inputs.dtype != np.uint8:
         return NAMED["raw"], "the data, whose values are not 0...255 integers"
     if from_zoo:

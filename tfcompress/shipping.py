@@ -69,6 +69,11 @@ def _proven(
     if state.number_format is None:
         raise RecipeError("No step has chosen the file's arithmetic. Remedy: add quantization, or post_training.")
     model, samples = state.model, preprocessing.apply(calibration)
+    if settings.preprocessing_in_graph and model.inputs[0].dtype.is_integer:
+        raise RecipeError(
+            f"conversion.preprocessing_in_graph needs an input of real numbers, and the model's is of "
+            f"{model.inputs[0].dtype.name}, which is fed unchanged. Remedy: leave it off."
+        )
     if settings.preprocessing_in_graph:
         model = with_preprocessing(model, preprocessing.scale, preprocessing.offset)
         samples = _with_byte_range(calibration).astype(np.float32)

@@ -4,6 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from tfcompress import keras_door as kd
 from tfcompress.data.preprocessing import NAMED, Preprocessing
 from tfcompress.vocabulary.errors import DataError
 
@@ -69,3 +70,13 @@ def test_wrong_forms_are_refused(value, message):
 def test_per_channel_numbers_must_fit_the_channels():
     with pytest.raises(DataError, match=r"2 numbers for inputs of shape \(4, 4, 3\)"):
         Preprocessing(scale=(1.0, 2.0)).apply(np.zeros((1, 4, 4, 3), np.uint8))
+
+
+def test_integers_that_mean_themselves_stay_as_they_are():
+    ids = np.array([[3, 2**25 + 1]], np.int32)
+    for values in (ids, kd.tf.constant(ids)):
+        found = NAMED["raw"].apply(values)
+        assert found.dtype == np.int32
+        np.testing.assert_array_equal(found, ids)
+        with pytest.raises(DataError, match=r"fed unchanged.*unit.*Remedy"):
+            NAMED["unit"].apply(values)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tfcompress import keras_door as kd
 from tfcompress.data import Dataset, Split, check_fits, load_data
 from tfcompress.data.settings import DataSettings
 from tfcompress.vocabulary.errors import DataError
@@ -17,6 +18,23 @@ SHARED = Path(__file__).resolve().parents[3] / "shared" / "tfds"
 
 def counts(data):
     return tuple(split.count for split in data.splits.values())
+
+
+class PairsOfTexts(kd.tfds.core.GeneratorBasedBuilder):
+    """Two texts and a label: which is the input?"""
+
+    VERSION = kd.tfds.core.Version("1.0.0")
+
+    def _info(self):
+        features = kd.tfds.features
+        texts = {"left": features.Text(), "right": features.Text(), "same": features.ClassLabel(num_classes=2)}
+        return kd.tfds.core.DatasetInfo(builder=self, features=features.FeaturesDict(texts))
+
+    def _split_generators(self, dl_manager):
+        return {"train": self._generate_examples()}
+
+    def _generate_examples(self):
+        yield 0, {"left": "a", "right": "b", "same": 0}
 
 
 class TestArrays:
@@ -56,6 +74,22 @@ class TestArrays:
     def test_inputs_other_than_bytes_become_float32(self):
         assert load_data(X.astype(np.float64)).train.inputs.dtype == np.float32
         assert load_data(X.astype(np.int16)).train.inputs.dtype == np.float32
+
+    def test_a_model_of_integers_gets_integers(self, tmp_path):
+        ids = np.arange(150, dtype=np.int64).reshape(50, 3) + 2**25
+        np.savez(tmp_path / "ids.npz", x=ids, y=Y)
+        for source in ((ids, Y), tmp_path / "ids.npz", {"train": (ids, Y), "test": (ids, Y)}):
+            data = load_data(source, input_dtype="int64")
+            assert {part.inputs.dtype for part in data.splits.values()} == {np.dtype(np.int32)}
+            assert set(data.test.inputs.ravel()) <= set(ids.ravel())
+            assert data.vocabulary_size == 2**25 + 150
+        assert load_data((X, Y), input_dtype="int32").train.inputs.dtype == np.int32
+        assert load_data((X.astype(np.float64), Y), input_dtype="int32").train.inputs.dtype == np.int32
+
+    def test_fractions_are_no_integers(self):
+        for wrong in (X + 0.5, np.where(X > 200, np.nan, X), X.astype(np.int64) + 2**31):
+            with pytest.raises(DataError, match="takes whole numbers within int32"):
+                load_data((wrong, Y), input_dtype="int32")
 
     @pytest.mark.parametrize(
         ("source", "message"),
@@ -255,8 +289,16 @@ class TestNames:
         data = load_data("cifar10", data_dir=SHARED, input_shape=(32, 32, 3))
         assert counts(data) == (36_000, 4_000, 1_000)
         assert data.classes == 10
-        with pytest.raises(DataError, match=r"one image and one label.*audio \(Audio\)"):
-            load_data("spoken_digit", data_dir=SHARED)
+        digits = load_data("spoken_digit", data_dir=SHARED)
+        assert (digits.input_shape, digits.classes, counts(digits)) == ((49, 40, 1), 10, (1080, 120, 300))
+        news = load_data("ag_news_subset", data_dir=SHARED)
+        assert (news.input_shape, news.vocabulary_size, counts(news)) == ((64,), 5000, (5940, 660, 1000))
+        assert news.class_names == ("World", "Sports", "Business", "Sci/Tech")
+
+    def test_a_set_with_several_texts_is_refused_with_its_features(self, tmp_path):
+        PairsOfTexts(data_dir=tmp_path).download_and_prepare()
+        with pytest.raises(DataError, match=r"one image, sound or text and one label.*left \(Text\), right \(Text\)"):
+            load_data("pairs_of_texts", data_dir=tmp_path)
 
 
 class TestFits:
@@ -291,6 +333,19 @@ class TestFits:
         targets = np.where(np.arange(50) == 49, np.inf, 1.0)
         with pytest.raises(DataError, match="targets must be finite, and 1 values"):
             check_fits(load_data((X, targets)), (6, 6, 1), None)
+
+    def test_token_ids_must_be_rows_of_the_embedding(self):
+        ids = np.arange(150).reshape(50, 3)
+        data = load_data({"train": (ids, Y), "validation": (ids, Y), "test": (ids - 1, Y)}, input_dtype="int32")
+        check_fits(load_data((ids, Y), input_dtype="int32"), (3,), 5, tokens=150)
+        with pytest.raises(DataError) as refused:
+            check_fits(data, (3,), 5, tokens=149)
+        assert "train: token ids must be 0...148, the rows of the model's Embedding, and are 0...149" in str(
+            refused.value
+        )
+        assert "test: token ids must be 0...148, the rows of the model's Embedding, and are -1...148" in str(
+            refused.value
+        )
 
     def test_half_labelled_data_is_refused(self):
         with pytest.raises(DataError, match="some splits have targets and some have none"):

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from tfcompress.data.dataset import Split
+from tfcompress.data.split import Split
 from tfcompress.vocabulary.errors import DataError
 
 _NPZ_COLUMNS = {"train": ("x_train", "y_train"), "validation": ("x_val", "y_val"), "test": ("x_test", "y_test")}
@@ -99,18 +99,51 @@ def _stacked(samples: Iterable[Any]) -> np.ndarray:
 def split_of(name: str, x: Any, y: Any = None) -> Split:
     """The split `name` of inputs `[n, ...]` and targets `[n, ...]`, in the dtypes that `Split` keeps.
 
+    Integers other than bytes become int32 where they fit into it; `for_inputs_of` says what they stand for.
+
     Raises:
         DataError: they are no real numbers, or not equally many.
     """
     inputs = _numeric(name, "inputs", x)
     if inputs.dtype != np.uint8:
-        inputs = inputs.astype(np.float32, copy=False)
+        inputs = inputs.astype(np.int32 if _fits_int32(inputs) else np.float32, copy=False)
     targets = None if y is None else _targets(name, y)
     if targets is not None and len(targets) != len(inputs):
         raise DataError(
             f"{name}: every input needs one target. Received: {len(inputs)} inputs and {len(targets)} targets."
         )
     return Split(inputs, targets)
+
+
+def for_inputs_of(dtype: str | None, name: str, split: Split) -> Split:
+    """The split as a model takes it: int32 where its input is of integers, else uint8 or float32.
+
+    Args:
+        dtype: of the model's input; None stands for real numbers.
+        name: of the split.
+        split: of numbers.
+
+    Raises:
+        DataError: the model takes integers, and there are fractions.
+    """
+    inputs = split.inputs
+    if dtype is None or not np.issubdtype(dtype, np.integer):
+        return Split(inputs.astype(np.float32), split.targets) if inputs.dtype == np.int32 else split
+    with np.errstate(invalid="ignore"):  # NaN becomes a number that it is not equal to
+        whole = inputs.astype(np.int32)
+    if not np.array_equal(whole, inputs):
+        raise DataError(
+            f"{name}: a model with an input of {dtype} takes whole numbers within int32. Received: inputs of "
+            f"{inputs.dtype} from {inputs.min():g} to {inputs.max():g}. Remedy: token ids, or a model of real inputs."
+        )
+    return Split(whole, split.targets)
+
+
+def _fits_int32(values: np.ndarray) -> bool:
+    if values.dtype.kind not in "iu":
+        return False
+    limits = np.iinfo(np.int32)
+    return not values.size or (limits.min <= values.min() and values.max() <= limits.max)
 
 
 def _targets(name: str, y: Any) -> np.ndarray:

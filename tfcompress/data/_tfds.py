@@ -1,4 +1,4 @@
-"""Image sets read through TensorFlow Datasets, decoded once into arrays."""
+"""Sets of images, texts and sounds read through TensorFlow Datasets, decoded once into arrays."""
 
 from __future__ import annotations
 
@@ -7,16 +7,20 @@ import io
 import logging
 import socket
 from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import urlsplit
 from urllib.request import getproxies
 
 import numpy as np
 
 from tfcompress import keras_door as kd
+from tfcompress.data import audio
 from tfcompress.data._arrays import split_of
-from tfcompress.data.dataset import Split
+from tfcompress.data.audio import AudioSettings
+from tfcompress.data.split import Split
 from tfcompress.vocabulary.errors import DataError
 
 _SPLITS = ("train", "validation", "test")
@@ -24,6 +28,24 @@ _DECODED_AT_ONCE = 1024
 _IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
 
 Shape = tuple[int | None, ...]
+Kind = Literal["image", "text", "audio"]
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a source holds.
+
+    Args:
+        splits: images as stored, texts as UTF-8 bytes `[n]`, or sounds as `tfcompress.data.audio.features`.
+        class_names: of the labels, in order; None where the source has none.
+        kind: what the inputs are.
+        sample_rate: of sounds, samples a second.
+    """
+
+    splits: dict[str, Split]
+    class_names: tuple[str, ...] | None
+    kind: Kind = "image"
+    sample_rate: int | None = None
 
 
 def registered_names() -> list[str]:
@@ -33,34 +55,41 @@ def registered_names() -> list[str]:
         return ["digits", *tfds.list_builders(with_community_datasets=False)]
 
 
-def read_named(name: str, data_dir: Path | None, size: Shape | None) -> tuple[dict[str, Split], tuple[str, ...] | None]:
-    """The splits and class names of `digits` or a TFDS image set, prepared first where it is not.
+def read_named(name: str, data_dir: Path | None, size: Shape | None, sound: AudioSettings) -> Found:
+    """`digits`, or a TFDS set of images, texts or sounds, prepared first where it is not.
 
     Args:
         name: `<name>`, `<name>/<config>` or `<name>:<version>`.
         data_dir: where prepared sets lie; None for TFDS's own place.
-        size: height and width to resize to; None leaves the images as they are.
+        size: height and width to resize images to; None leaves them as they are.
+        sound: how sounds become frames of frequencies.
 
     Raises:
-        DataError: the set cannot be prepared or read, or holds no images.
+        DataError: the set cannot be prepared or read, or does not hold one image, text or sound with each label.
     """
     with _quiet() as tfds:
         builder = _builder(tfds, name, data_dir)
         _prepare(tfds, builder, name)
-        image, target = _keys(tfds, builder.info, name)
+        kind, key, target = _keys(tfds, builder.info, name)
+        rate = _sample_rate(builder.info.features[key], name) if kind == "audio" else None
+        read = {
+            "image": partial(_read_images, size=size),
+            "text": _read_texts,
+            "audio": partial(_read_sounds, settings=sound, sample_rate=rate),
+        }[kind]
         found = {split: split for split in _SPLITS if split in builder.info.splits}
         if len(builder.info.splits) == 1:
             found = {"train": next(iter(builder.info.splits))}
         if "train" not in found:
             raise DataError(f"{name} must have a train split. It has: {', '.join(builder.info.splits)}.")
         options = {
-            "decoders": tfds.decode.PartialDecoding({image: True, target: True}),
+            "decoders": tfds.decode.PartialDecoding({key: True, target: True}),
             # TFDS would keep a second copy of what is about to become an array.
             "read_config": tfds.ReadConfig(try_autocache=False),
         }
         try:
             splits = {
-                split: _read(split, builder.as_dataset(split=source, **options), image, target, size)
+                split: read(split, _pairs(builder.as_dataset(split=source, **options), key, target))
                 for split, source in found.items()
             }
         except kd.tf.errors.OpError as error:
@@ -68,13 +97,11 @@ def read_named(name: str, data_dir: Path | None, size: Shape | None) -> tuple[di
                 f"{name} in {builder.data_dir} cannot be read: {_first_line(error)}. "
                 "Remedy: remove that folder and prepare the data set again."
             ) from error
-        return splits, _class_names(tfds, builder.info, target)
+        return Found(splits, _class_names(tfds, builder.info, target), kind, rate)
 
 
-def read_folder(
-    path: Path, size: Shape | None, channels: int | None
-) -> tuple[dict[str, Split], tuple[str, ...] | None]:
-    """The splits and class names of ``<path>/<split>/<class>/<image>``, as `tfds.ImageFolder` reads it.
+def read_folder(path: Path, size: Shape | None, channels: int | None) -> Found:
+    """The images of ``<path>/<split>/<class>/<image>``, as `tfds.ImageFolder` reads it.
 
     Args:
         path: holds the folders train and test, and may hold validation.
@@ -89,13 +116,13 @@ def read_folder(
         builder = tfds.ImageFolder(str(path), shape=(None, None, channels or 3))
         try:
             splits = {
-                split: _read(split, builder.as_dataset(split=split), "image", "label", size)
+                split: _read_images(split, _pairs(builder.as_dataset(split=split), "image", "label"), size)
                 for split in _SPLITS
                 if split in builder.info.splits
             }
         except kd.tf.errors.OpError as error:
             raise DataError(f"{_unreadable_image(path, channels or 3)} cannot be read: {_first_line(error)}") from error
-        return splits, _class_names(tfds, builder.info, "label")
+        return Found(splits, _class_names(tfds, builder.info, "label"))
 
 
 @contextlib.contextmanager
@@ -163,23 +190,45 @@ def _has_address(host: str) -> bool:
         return False
 
 
-def _keys(tfds: Any, info: Any, name: str) -> tuple[str, str]:
-    """The features that are input and target: the supervised pair, else the only image and the only label."""
+def _keys(tfds: Any, info: Any, name: str) -> tuple[Kind, str, str]:
+    """What the inputs are, and the features that are input and target.
+
+    They are the supervised pair, else the only label with the only image, the only sound, or the only text: a set of
+    images or sounds may have captions and file names.
+    """
+    kinds: dict[Kind, type] = {
+        "image": tfds.features.Image,
+        "audio": tfds.features.Audio,
+        "text": tfds.features.Text,
+    }
+    features, label = info.features, tfds.features.ClassLabel
     if isinstance(info.supervised_keys, tuple) and all(isinstance(key, str) for key in info.supervised_keys):
-        image, target, *others = info.supervised_keys
-        if not others and isinstance(info.features[image], tfds.features.Image):
-            return image, target
-    images, labels = (
-        [key for key, feature in info.features.items() if isinstance(feature, kind)]
-        for kind in (tfds.features.Image, tfds.features.ClassLabel)
+        key, target, *others = info.supervised_keys
+        for kind, feature in kinds.items():
+            serves = kind == "image" or isinstance(features[target], label)
+            if not others and serves and isinstance(features[key], feature):
+                return kind, key, target
+    labels = [key for key, feature in features.items() if isinstance(feature, label)]
+    for kind, feature in kinds.items():
+        keys = [key for key, found in features.items() if isinstance(found, feature)]
+        if keys:
+            if len(keys) == 1 and len(labels) == 1:
+                return kind, keys[0], labels[0]
+            break
+    listed = ", ".join(f"{key} ({type(feature).__name__})" for key, feature in features.items())
+    raise DataError(
+        f"{name} must hold one image, sound or text and one label in each example. It holds: {listed}. "
+        "Remedy: bring it as an .npz file or as arrays."
     )
-    if len(images) != 1 or len(labels) != 1:
-        features = ", ".join(f"{key} ({type(feature).__name__})" for key, feature in info.features.items())
+
+
+def _sample_rate(feature: Any, name: str) -> int:
+    if feature.sample_rate is None or feature.shape != (None,):
         raise DataError(
-            f"{name} must hold one image and one label in each example. It holds: {features}. "
-            "Remedy: bring it as an .npz file or as arrays."
+            f"Sounds must have one channel and say how many samples a second they have. {name} has the shape "
+            f"{feature.shape} and {feature.sample_rate} samples a second. Remedy: bring their features as arrays."
         )
-    return images[0], labels[0]
+    return feature.sample_rate
 
 
 def _class_names(tfds: Any, info: Any, target: str) -> tuple[str, ...] | None:
@@ -187,25 +236,47 @@ def _class_names(tfds: Any, info: Any, target: str) -> tuple[str, ...] | None:
     return tuple(feature.names) if isinstance(feature, tfds.features.ClassLabel) and feature.names else None
 
 
-def _read(name: str, examples: Any, image: str, target: str, size: Shape | None) -> Split:
-    """Every example of a tf.data set of dicts, as arrays."""
+def _pairs(examples: Any, key: str, target: str) -> Any:
+    """Of a tf.data set of dicts, the inputs and targets."""
+    return examples.map(lambda example: (example[key], example[target]), num_parallel_calls=kd.tf.data.AUTOTUNE)
+
+
+def _read_texts(name: str, examples: Any) -> Split:
+    del name
+    texts, labels = _joined(examples.batch(_DECODED_AT_ONCE))
+    return Split(np.asarray(texts, object), np.asarray(labels, np.int64))
+
+
+def _read_sounds(name: str, examples: Any, settings: AudioSettings, sample_rate: int) -> Split:
+    batches = (
+        examples.map(lambda sound, label: (audio.fitted(sound, settings, sample_rate), label))
+        .batch(_DECODED_AT_ONCE)
+        .map(lambda sounds, labels: (audio.features(sounds, settings, sample_rate), labels))
+    )
+    return split_of(name, *_joined(batches))
+
+
+def _read_images(name: str, examples: Any, size: Shape | None) -> Split:
+    """Every image and target of a tf.data set of pairs, as arrays."""
     tf = kd.tf
-    examples = examples.map(lambda example: (example[image], example[target]), num_parallel_calls=tf.data.AUTOTUNE)
     if size is not None and examples.element_spec[0].shape[:2] != size:
         examples = examples.map(lambda pixels, y: (_resized(pixels, size), y), num_parallel_calls=tf.data.AUTOTUNE)
     if examples.element_spec[0].shape.is_fully_defined():
-        parts = list(examples.batch(_DECODED_AT_ONCE).as_numpy_iterator())
-        inputs, targets = (np.concatenate(column) for column in zip(*parts, strict=True)) if parts else ([], [])
-    else:
-        pixels, targets = zip(*examples.as_numpy_iterator(), strict=True)
-        shapes = sorted({sample.shape for sample in pixels})
-        if len(shapes) > 1:
-            raise DataError(
-                f"Images must have one size, or be resized to a model's. Received: {len(shapes)} sizes from "
-                f"{shapes[0]} to {shapes[-1]}. Remedy: a model with a fixed input size, or images of one size."
-            )
-        inputs = np.stack(pixels)
-    return split_of(name, inputs, np.asarray(targets))
+        return split_of(name, *_joined(examples.batch(_DECODED_AT_ONCE)))
+    pixels, targets = zip(*examples.as_numpy_iterator(), strict=True)
+    shapes = sorted({sample.shape for sample in pixels})
+    if len(shapes) > 1:
+        raise DataError(
+            f"Images must have one size, or be resized to a model's. Received: {len(shapes)} sizes from "
+            f"{shapes[0]} to {shapes[-1]}. Remedy: a model with a fixed input size, or images of one size."
+        )
+    return split_of(name, np.stack(pixels), np.asarray(targets))
+
+
+def _joined(batches: Any) -> tuple[Any, Any]:
+    """All batches of inputs and targets as one of each."""
+    parts = list(batches.as_numpy_iterator())
+    return tuple(np.concatenate(column) for column in zip(*parts, strict=True)) if parts else ([], [])
 
 
 def _resized(pixels: Any, size: Shape) -> Any:

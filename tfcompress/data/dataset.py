@@ -6,14 +6,15 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import IntEnum
-from functools import cached_property
 from typing import Any
 
 import numpy as np
 
 from tfcompress import keras_door as kd
+from tfcompress.data.encoding import Encoding
 from tfcompress.data.preprocessing import Preprocessing
 from tfcompress.data.settings import DataSettings
+from tfcompress.data.split import Split
 from tfcompress.vocabulary.errors import DataError
 
 TEST_FRACTION = 0.2
@@ -31,40 +32,6 @@ class _Purpose(IntEnum):
 
 
 @dataclass(frozen=True, eq=False)
-class Split:
-    """Examples that belong together, as stored: no preprocessing.
-
-    Args:
-        inputs: `[n, ...]`, uint8 or float32.
-        targets: `[n]` int64 labels, or `[n, ...]` of any task; None for unlabelled examples.
-    """
-
-    inputs: np.ndarray
-    targets: np.ndarray | None = None
-
-    def __post_init__(self) -> None:
-        if self.targets is not None and len(self.targets) != len(self.inputs):
-            raise DataError(
-                f"Every input needs one target. Received: {len(self.inputs)} inputs and {len(self.targets)} targets."
-            )
-
-    @property
-    def count(self) -> int:
-        """Number of examples."""
-        return len(self.inputs)
-
-    def at(self, indices: np.ndarray) -> Split:
-        """The examples at `indices`, copied."""
-        return Split(self.inputs[indices], None if self.targets is None else self.targets[indices])
-
-    @cached_property
-    def tensors(self) -> tuple[Any, ...]:
-        """Inputs, and targets where there are any, as tensors in main memory: made once, gathered from ever after."""
-        with kd.tf.device("CPU:0"):
-            return tuple(kd.tf.constant(array) for array in (self.inputs, self.targets) if array is not None)
-
-
-@dataclass(frozen=True, eq=False)
 class Dataset:
     """Three splits that never mix: train to learn from, validation to decide by, test to report.
 
@@ -75,6 +42,7 @@ class Dataset:
         test: for the last measurement.
         class_names: of the labels, in order; None where the source has none.
         seed: that the validation split was cut with.
+        encoding: how text or sound became the inputs; None for data that comes as numbers.
     """
 
     name: str
@@ -83,6 +51,7 @@ class Dataset:
     test: Split
     class_names: tuple[str, ...] | None = None
     seed: int = 0
+    encoding: Encoding | None = None
 
     @property
     def splits(self) -> dict[str, Split]:
@@ -102,6 +71,20 @@ class Dataset:
             return None
         return len(self.class_names) if self.class_names else 1 + max(int(part.max()) for part in labels)
 
+    @property
+    def files(self) -> dict[str, str]:
+        """What belongs beside a model of this data, by file name: `labels.txt`, and the files of the encoding."""
+        labels = {"labels.txt": "".join(f"{name}\n" for name in self.class_names)} if self.class_names else {}
+        return labels | dict(self.encoding.files if self.encoding else {})
+
+    @property
+    def vocabulary_size(self) -> int | None:
+        """Number of token ids: that of the vocabulary, else one more than the largest; None without integer inputs."""
+        if self.encoding is not None:
+            return self.encoding.vocabulary_size
+        tokens = [split.inputs for split in self.splits.values() if split.inputs.dtype == np.int32 and split.count]
+        return 1 + max(int(part.max()) for part in tokens) if tokens else None
+
     def steps_per_epoch(self, batch_size: int) -> int:
         """Training batches in an epoch, the last of which may be smaller."""
         return math.ceil(self.train.count / batch_size)
@@ -119,7 +102,7 @@ class Dataset:
             epoch: place of the epoch in the step, from 0.
 
         Returns:
-            A `tf.data.Dataset` of (float32 inputs `[batch, ...]`, targets `[batch, ...]`). Order and augmentation
+            A `tf.data.Dataset` of (inputs `[batch, ...]`, targets `[batch, ...]`). Order and augmentation
             derive from (seed, step, epoch); the last batch holds what is left.
 
         Raises:
@@ -157,7 +140,7 @@ class Dataset:
             batch_size: examples in a batch; the last one holds what is left.
 
         Returns:
-            A `tf.data.Dataset` of (float32 inputs, targets), or of float32 inputs alone where there are no targets.
+            A `tf.data.Dataset` of (inputs, targets), or of inputs alone where there are no targets.
         """
         tf = kd.tf
         inputs, *targets = split.tensors
@@ -182,7 +165,7 @@ class Dataset:
             seed: decides which.
 
         Returns:
-            float32 `[min(count, n), ...]`, no example twice.
+            float32, or int32 of integers, `[min(count, n), ...]`, no example twice.
         """
         chosen = _generator(_Purpose.CALIBRATION, seed).permutation(self.train.count)[:count]
         return preprocessing.apply(self.train.inputs[chosen])
@@ -205,12 +188,12 @@ def assemble(
     settings: DataSettings,
     seed: int,
     class_names: tuple[str, ...] | None = None,
+    encoding: Encoding | None = None,
 ) -> Dataset:
     """A data set of `splits`, with those that are missing cut from train.
 
-    The test split is cut first (`TEST_FRACTION`) and the same for every seed: a model trained under one seed and
-    compressed under another is never tested on what it learned. The validation split
-    (`settings.validation_fraction` of what is left) is cut by `seed`. A cut takes at least one example.
+    The test split is cut first, see `with_test`. The validation split (`settings.validation_fraction` of what is
+    left) is cut by `seed`. A cut takes at least one example.
 
     Args:
         name: of the data set.
@@ -218,17 +201,27 @@ def assemble(
         settings: the validation fraction.
         seed: decides which examples are validated on.
         class_names: of the labels, in order.
+        encoding: how text or sound became the inputs.
     """
-    train = splits["train"]
-    if "test" in splits:
-        test = splits["test"]
-    else:
-        train, test = _cut(train, TEST_FRACTION, _generator(_Purpose.TEST_CUT, 0))
+    splits = with_test(splits)
+    train, test = splits["train"], splits["test"]
     if "validation" in splits:
         validation = splits["validation"]
     else:
         train, validation = _cut(train, settings.validation_fraction, _generator(_Purpose.VALIDATION_CUT, seed))
-    return Dataset(name, train, validation, test, class_names, seed)
+    return Dataset(name, train, validation, test, class_names, seed, encoding)
+
+
+def with_test(splits: Mapping[str, Split]) -> Mapping[str, Split]:
+    """`splits`, with a test split cut from train (`TEST_FRACTION`) where there is none.
+
+    The cut is the same for every seed: a model trained under one seed and compressed under another is never tested
+    on what it learned.
+    """
+    if "test" in splits:
+        return splits
+    train, test = _cut(splits["train"], TEST_FRACTION, _generator(_Purpose.TEST_CUT, 0))
+    return {**splits, "train": train, "test": test}
 
 
 def _cut(split: Split, fraction: float, random: np.random.Generator) -> tuple[Split, Split]:

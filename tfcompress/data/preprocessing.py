@@ -60,15 +60,26 @@ class Preprocessing(Schema):
             )
         return self
 
-    def check(self, input_shape: Sequence[int]) -> None:
-        """Refuse samples whose last axis has another length than the per-channel numbers.
+    @property
+    def is_identity(self) -> bool:
+        """Whether values stay as they are."""
+        return self.scale == 1 and self.offset == 0
+
+    def check(self, input_shape: Sequence[int], dtype: Any = np.float32) -> None:
+        """Refuse samples whose last axis has another length than the per-channel numbers, and scaled token ids.
 
         Args:
             input_shape: of one sample, without the batch.
+            dtype: of the samples; int32 stands for integers that mean themselves. Defaults to float32.
 
         Raises:
-            DataError: the channels differ.
+            DataError: the channels differ, or integers would lose their meaning.
         """
+        if dtype == np.int32 and not self.is_identity:
+            raise DataError(
+                f"Integers such as token ids are fed unchanged. Received: preprocessing {self.name}. "
+                "Remedy: data.preprocessing=raw, or leave it at auto."
+            )
         channels = input_shape[-1] if input_shape else 0
         if any(count != channels for count in self._channel_counts()):
             raise DataError(
@@ -83,21 +94,23 @@ class Preprocessing(Schema):
             values: raw values `[batch, ...]`, of any real dtype; an array, or a tensor inside a tf.data pipeline.
 
         Returns:
-            The same kind and shape, float32.
+            The same kind and shape, float32; int32 stays int32.
 
         Raises:
-            DataError: the last axis does not fit per-channel numbers.
+            DataError: see `check`.
         """
-        self.check(values.shape[1:])
+        self.check(values.shape[1:], values.dtype)
+        if values.dtype == np.int32:
+            return values
         is_array = isinstance(values, np.ndarray)
         floats = values.astype(np.float32) if is_array else kd.tf.cast(values, kd.tf.float32)
-        if self.scale == 1 and self.offset == 0:
+        if self.is_identity:
             return floats
         return floats * np.float32(self.scale) + np.float32(self.offset)
 
     def describe(self) -> str:
         """One sentence for the model card: what a person deploying has to feed."""
-        if self.scale == 1 and self.offset == 0:
+        if self.is_identity:
             return f"{self.name}: feed the values as stored, unchanged"
         formula = f"{self.name}: feed x * {_written(self.scale)} + {_written(self.offset)}, x as stored"
         if isinstance(self.scale, tuple) or isinstance(self.offset, tuple):

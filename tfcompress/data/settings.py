@@ -6,8 +6,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, Tag
 
+from tfcompress.data.audio import AudioSettings
 from tfcompress.data.augmentation import Augmentation
 from tfcompress.data.preprocessing import Preprocessing
+from tfcompress.data.text import TextSettings
 from tfcompress.vocabulary.schema import Schema
 
 
@@ -29,7 +31,11 @@ class DataSettings(Schema):
         Annotated[Literal["auto"], Tag("auto")] | Annotated[Preprocessing, Tag("explicit")], Discriminator(_form)
     ] = "auto"
     """What the model expects to be fed: `raw`, `unit`, `signed`, `{mean, std}` or `{scale, offset}`.
-    Defaults to `auto`: found out from the model and the data."""
+    Defaults to `auto`: found out from the model and the data; token ids and sound are fed as they are encoded."""
+    text: TextSettings = Field(default=TextSettings())
+    """How text becomes token ids."""
+    audio: AudioSettings = Field(default=AudioSettings())
+    """How sound becomes frames of frequencies."""
     augment: Augmentation = Field(default=Augmentation())
     """Random changes to training images. Off by default."""
     validation_fraction: float = Field(default=0.1, gt=0, lt=1)

@@ -148,6 +148,9 @@ class StageEvidence(Schema):
 class PreprocessingEvidence(Schema):
     """What is done to raw values before they are quantized and fed."""
 
+    encoding: tuple[str, ...] = ()
+    """How text or sound becomes the values, in words, a step each; empty for data that comes as numbers."""
+
     description: str
     """In words."""
     scale: float | tuple[float, ...]
