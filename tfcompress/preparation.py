@@ -18,6 +18,7 @@ from tfcompress.data.sources import check_fits
 from tfcompress.evaluate.metric import score
 from tfcompress.measure import versions
 from tfcompress.models import zoo
+from tfcompress.models.inputs import input_dtype, token_limit
 from tfcompress.models.loading import classes_of, clone, fingerprint, load_model
 from tfcompress.preprocessing_choice import choose_preprocessing
 from tfcompress.recipe import Recipe, load_recipe
@@ -155,12 +156,13 @@ def open_job(
         data_dir=data_dir,
         settings=checked.data,
         input_shape=None if state is None else tuple(state.model.input_shape[1:]),
+        input_dtype=zoo.input_dtype(model) if state is None else input_dtype(state.model),
         seed=seed,
     )
     if state is None:
         if dataset.classes is None or dataset.train.targets is None:
             raise DataError(f"A network of the zoo is a classifier: {dataset.name} must have integer labels.")
-        state = State(zoo.build(model, dataset.input_shape, dataset.classes, seed))
+        state = State(zoo.build(model, dataset.input_shape, dataset.classes, seed, dataset.vocabulary_size))
     with_promises(checked, state)
     if any(step.trains and step.fit.epochs for step in checked.steps) and dataset.train.targets is None:
         raise DataError(
@@ -169,7 +171,8 @@ def open_job(
         )
     columns = classes_of(state.model) if dataset.classes else None
     # One column answers yes or no, or with a number: labels are no indices into it.
-    check_fits(dataset, tuple(state.model.input_shape[1:]), columns if columns != 1 else None)
+    known = None if columns == 1 else columns
+    check_fits(dataset, tuple(state.model.input_shape[1:]), known, token_limit(state.model))
     preprocessing, chosen_by = choose_preprocessing(checked, dataset, state.model, from_zoo=from_zoo, seed=seed)
     name = model if isinstance(model, (str, Path)) else state.model.name
     training_data = _with_task(TrainingData(dataset, preprocessing, checked.data, checked.task), state.model, seed)

@@ -20,7 +20,7 @@ _REFUSED = re.compile(r'fused\["(\w+):", callsite\("([^"@/]+/[^"@]+)@')
 
 def float_tflite(model: Any) -> bytes:
     """The float32 .tflite of a Keras model: the reference that an artifact is compared with."""
-    return _run(kd.tf.lite.TFLiteConverter.from_keras_model(model))
+    return _run(kd.tf.lite.TFLiteConverter.from_keras_model(_of_known_batch(model)))
 
 
 def quantized_tflite(
@@ -34,13 +34,13 @@ def quantized_tflite(
         model: a tf_keras model, plain or quantized by tfmot.
         number_format: the arithmetic of the file.
         settings: input and output types.
-        calibration: the model's inputs, float32 `[n, ...]`.
+        calibration: the model's inputs, float32 or int32 `[n, ...]`.
 
     Raises:
         ConversionError: the converter refused the model; with its last lines.
     """
     tf = kd.tf
-    converter = tf.lite.TFLiteConverter.from_keras_model(model)
+    converter = tf.lite.TFLiteConverter.from_keras_model(_of_known_batch(model))
     converter.optimizations = [tf.lite.Optimize.DEFAULT]
     if number_format == "float16":
         converter.target_spec.supported_types = [tf.float16]
@@ -65,6 +65,19 @@ def with_preprocessing(model: Any, scale: np.ndarray, offset: np.ndarray) -> Any
     if np.any(offset):
         scaled = scaled + np.asarray(offset, np.float32)
     return keras.Model(raw, model(scaled), name=model.name)
+
+
+def _of_known_batch(model: Any) -> Any:
+    """`model`, for one sample where it has an LSTM: of an open batch .tflite has no operator for it."""
+    keras = kd.keras
+    if model.input_shape[0] is not None or not any(
+        isinstance(layer, keras.layers.LSTM) for layer in model._flatten_layers()
+    ):
+        return model
+    one = keras.Input(
+        model.input_shape[1:], batch_size=1, dtype=model.inputs[0].dtype, name=f"one_{model.input_names[0]}"
+    )
+    return keras.Model(one, model(one), name=model.name)
 
 
 def _operators(number_format: NumberFormat) -> Any:

@@ -80,9 +80,72 @@ class LayerMaker:
             kernel_initializer=kd.keras.initializers.HeNormal(self._seed_of(name)),
         )(x)
 
+    def projection(self, x: Any, units: int, name: str) -> Any:
+        """A Dense layer without an activation."""
+        initializer = kd.keras.initializers.GlorotUniform(self._seed_of(name))
+        return kd.keras.layers.Dense(units, name=name, kernel_initializer=initializer)(x)
+
     def dropout(self, x: Any, rate: float, name: str) -> Any:
         """Dropout of the share `rate` of values."""
         return kd.keras.layers.Dropout(rate, seed=self._seed_of(name), name=name)(x)
+
+    def embedding(self, tokens: Any, vocabulary_size: int, width: int, name: str) -> Any:
+        """A vector of `width` numbers for each token id."""
+        initializer = kd.keras.initializers.RandomUniform(-0.05, 0.05, self._seed_of(name))
+        return kd.keras.layers.Embedding(vocabulary_size, width, embeddings_initializer=initializer, name=name)(tokens)
+
+    def recurrent(self, kind: str, x: Any, units: int, name: str, **options: Any) -> Any:
+        """A recurrent layer of Keras, `LSTM` or `GRU`, over `[batch, time, features]`; `options` are the layer's."""
+        initializers = kd.keras.initializers
+        return getattr(kd.keras.layers, kind)(
+            units,
+            name=name,
+            kernel_initializer=initializers.GlorotUniform(self._seed_of(name)),
+            recurrent_initializer=initializers.Orthogonal(seed=self._seed_of(f"{name}/recurrent")),
+            **options,
+        )(x)
+
+    def conv1d_bn(self, x: Any, filters: int, kernel: int, name: str, **options: Any) -> Any:
+        """A Conv1D with padding "same" and no bias, and ``<name>_bn``; `options` are Conv1D's."""
+        layer = kd.keras.layers.Conv1D(
+            filters,
+            kernel,
+            name=name,
+            padding="same",
+            use_bias=False,
+            kernel_initializer=kd.keras.initializers.HeNormal(self._seed_of(name)),
+            **options,
+        )
+        return self._bn(layer(x), name)
+
+    def positioned(self, x: Any, width: int, name: str) -> Any:
+        """A linear map to `width` features and a learned vector for each position, of `[batch, time, features]`.
+
+        The bias of an EinsumDense holds the positions: an Embedding of them would need a second input.
+        """
+        initializers = kd.keras.initializers
+        return kd.keras.layers.EinsumDense(
+            "btd,de->bte",
+            output_shape=(x.shape[1], width),
+            bias_axes="te",
+            kernel_initializer=initializers.GlorotUniform(self._seed_of(name)),
+            bias_initializer=initializers.RandomUniform(-0.05, 0.05, self._seed_of(f"{name}/position")),
+            name=name,
+        )(x)
+
+    def self_attention(self, x: Any, heads: int, name: str) -> Any:
+        """Multi-head attention of `[batch, time, features]` to itself, the features divided among the heads."""
+        width = x.shape[-1]
+        layer = kd.keras.layers.MultiHeadAttention(heads, width // heads, name=name)
+        attended = layer(x, x)
+        # Keras starts query, key and value alike from one seeded initializer, and scales a kernel
+        # [width, heads, features] as if it were a convolution's.
+        for weight in layer.trainable_weights:
+            place = weight.name.partition(":")[0]
+            if place.endswith("kernel"):
+                values = kd.keras.initializers.GlorotUniform(self._seed_of(place))((width, width))
+                weight.assign(kd.tf.reshape(values, weight.shape))
+        return attended
 
     def classifier(self, x: Any, classes: int) -> Any:
         """The Dense layer ``classifier`` with a softmax over `classes`."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -22,7 +22,10 @@ class NoOptions(Schema):
 
 
 Builder = Callable[..., Any]
-"""``(inputs, classes, make, **options) -> outputs``: symbolic tensors in, class probabilities out."""
+"""``(inputs, classes, make, **options) -> outputs``: symbolic tensors in, class probabilities out.
+
+One of token ids is also told their number, `vocabulary_size`.
+"""
 
 
 @dataclass(frozen=True)
@@ -35,22 +38,26 @@ class Network:
         options: the schema of what may follow the name in a spec.
         smallest: least height and width of its `[height, width, channels]` input, in pixels; None when the
             network takes an input of any rank.
+        of_tokens: whether the input is a row of int32 token ids `[length]`.
     """
 
     name: str
     builder: Builder
     options: type[Schema]
     smallest: tuple[int, int] | None
+    of_tokens: bool = False
 
 
 _NETWORKS: dict[str, Network] = {}
 
 
-def register(*, smallest: tuple[int, int] | None, options: type[Schema] = NoOptions) -> Callable[[Builder], Builder]:
+def register(
+    *, smallest: tuple[int, int] | None, options: type[Schema] = NoOptions, of_tokens: bool = False
+) -> Callable[[Builder], Builder]:
     """Decorator that puts a builder into the zoo under its function's name; arguments as of `Network`."""
 
     def add(builder: Builder) -> Builder:
-        _NETWORKS[builder.__name__] = Network(builder.__name__, builder, options, smallest)
+        _NETWORKS[builder.__name__] = Network(builder.__name__, builder, options, smallest, of_tokens)
         return builder
 
     return add
@@ -80,7 +87,19 @@ def is_zoo(spec: str) -> bool:
     return spec.partition(":")[0] in _networks()
 
 
-def build(spec: str, input_shape: tuple[int, ...], classes: int, seed: int = 0) -> Any:
+def input_dtype(spec: str) -> str:
+    """What a network of the zoo takes: `int32` token ids, or `float32`. Needs no TensorFlow.
+
+    Example:
+        >>> input_dtype("resnet8")
+        'float32'
+    """
+    return "int32" if _networks()[spec.partition(":")[0]].of_tokens else "float32"
+
+
+def build(
+    spec: str, input_shape: tuple[int, ...], classes: int, seed: int = 0, vocabulary_size: int | None = None
+) -> Any:
     """A freshly initialised classifier of the zoo.
 
     Args:
@@ -89,13 +108,14 @@ def build(spec: str, input_shape: tuple[int, ...], classes: int, seed: int = 0) 
         input_shape: shape of one example without the batch axis, e.g. `(32, 32, 3)`.
         classes: number of classes, at least 2; the model ends in a softmax over them.
         seed: where the initial weights come from: the same seed gives the same weights. Defaults to 0.
+        vocabulary_size: number of token ids, for a network of text. Defaults to None: the inputs are no text.
 
     Returns:
         An uncompiled Functional `tf_keras.Model` with one input and outputs `[batch, classes]`.
 
     Raises:
-        ModelError: the name, an option, the input shape or the number of classes is not one the zoo can
-            build; all that is wrong is named at once.
+        ModelError: the name, an option, the input shape, the number of classes or the kind of input is not one the
+            zoo can build; all that is wrong is named at once.
 
     Example:
         >>> build("resnet8", (32, 32, 3), 10).count_params()
@@ -110,12 +130,14 @@ def build(spec: str, input_shape: tuple[int, ...], classes: int, seed: int = 0) 
     network = _networks()[name]
     options, problems = _parsed_options(network, text)
     problems += _shape_problems(network, input_shape)
+    problems += _token_problems(network, vocabulary_size)
     if classes < 2:
         problems.append(f"a classifier needs at least 2 classes. Received: classes={classes}")
     if problems:
         raise ModelError(f"Zoo model {spec!r} cannot be built: " + "; ".join(problems) + ".")
-    inputs = kd.keras.Input(tuple(input_shape), name="input")
-    outputs = network.builder(inputs, classes, LayerMaker(seed), **options.model_dump())
+    inputs = kd.keras.Input(tuple(input_shape), name="input", dtype=input_dtype(spec))
+    tokens = {"vocabulary_size": vocabulary_size} if network.of_tokens else {}
+    outputs = network.builder(inputs, classes, LayerMaker(seed), **tokens, **options.model_dump())
     return kd.keras.Model(inputs, outputs, name=name)
 
 
@@ -135,16 +157,22 @@ def _parsed_options(network: Network, text: str) -> tuple[Schema | None, list[st
     except ValidationError as error:
         known = ", ".join(f"{key}={field.default}" for key, field in network.options.model_fields.items())
         return None, [
-            f"option {found['loc'][0]!r}: {found['msg']}. Received: {found['input']!r}. "
+            f"{_place_of(found)}: {found['msg']}. Received: {found['input']!r}. "
             f"Options of {network.name} and their defaults: {known or 'none'}"
             for found in error.errors()
         ]
+
+
+def _place_of(issue: Mapping[str, Any]) -> str:
+    return f"option {issue['loc'][0]!r}" if issue["loc"] else "options"
 
 
 def _shape_problems(network: Network, input_shape: tuple[int, ...]) -> list[str]:
     received = f"Received: {tuple(input_shape)}"
     if not input_shape or not all(isinstance(size, int) and size > 0 for size in input_shape):
         return [f"every axis of the input shape must be a positive whole number. {received}"]
+    if network.of_tokens and len(input_shape) != 1:
+        return [f"{network.name} takes a row of token ids, of shape (length,). {received}"]
     if network.smallest is None:
         return []
     height, width = network.smallest
@@ -152,4 +180,13 @@ def _shape_problems(network: Network, input_shape: tuple[int, ...]) -> list[str]
         return [
             f"{network.name} takes inputs [height, width, channels] of at least {height} x {width} pixels. {received}"
         ]
+    return []
+
+
+def _token_problems(network: Network, vocabulary_size: int | None) -> list[str]:
+    if network.of_tokens and vocabulary_size is None:
+        return [f"{network.name} takes token ids, and needs their number. Received: vocabulary_size=None"]
+    if vocabulary_size is not None and not network.of_tokens:
+        of_tokens = ", ".join(name for name, other in _networks().items() if other.of_tokens)
+        return [f"{network.name} takes real numbers, and the data is token ids; networks for these: {of_tokens}"]
     return []
