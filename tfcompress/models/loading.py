@@ -166,7 +166,7 @@ def _not_finite(model: Any) -> list[str]:
     return [f"every weight must be finite. NaN or infinity is in {', '.join(found)}. Train again from sound weights"]
 
 
-def copied_layer(layer: Any, **changes: Any) -> Any:
+def copied_layer(layer: Any, /, **changes: Any) -> Any:
     """A new layer from the config of `layer`, with `changes` to it, without its weights.
 
     Raises:

@@ -75,6 +75,11 @@ def exact_form(graph: Graph, name: str, activation: Any, shape: tuple[int | None
     return None
 
 
+def is_elementwise(activation: Any) -> bool:
+    """Whether `activation` does to each number the same, whatever stands beside it."""
+    return not isinstance(activation, kd.keras.layers.Layer) and _values(activation) is not None
+
+
 def one_layer(layer: Any) -> Form:
     """The form that is a single new `layer`."""
     return Form((layer.name,), layer)

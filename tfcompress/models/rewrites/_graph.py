@@ -122,7 +122,7 @@ class Part:
         self._weights = weights
 
     @classmethod
-    def copy(cls, layer: Any, **changes: Any) -> Part:
+    def copy(cls, layer: Any, /, **changes: Any) -> Part:
         """A copy of `layer` with its weights, and with `changes` of its config."""
         return cls(copied_layer(layer, **changes), layer.get_weights())
 

@@ -56,7 +56,7 @@ def _outputs(model: Any, inputs: list[np.ndarray]) -> list[np.ndarray]:
 
 def _random(model: Any, tensor: Any, rng: np.random.Generator) -> np.ndarray:
     layers = kd.keras.layers
-    shape = [SAMPLES, *(size or OPEN_SIZE for size in tensor.shape[1:])]
+    shape = [tensor.shape[0] or SAMPLES, *(size or OPEN_SIZE for size in tensor.shape[1:])]
     takers = [
         node.layer
         for depth in model._nodes_by_depth.values()
