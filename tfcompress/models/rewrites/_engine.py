@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -87,15 +86,16 @@ def _independent(edits: Iterator[Edit]) -> Iterator[Edit]:
             yield edit
 
 
-def _applied(graph: Graph, edits: Sequence[Edit]) -> tuple[Any, float]:
-    """The model with `edits` made, and how far its outputs are from those before: infinitely where Keras refuses it."""
+def _applied(graph: Graph, edits: Sequence[Edit]) -> tuple[Any, str]:
+    """The model with `edits` made, and what is wrong with it; nothing where it is the same function."""
     builders = {call: builder for edit in edits for call, builder in edit.builders.items()}
     copies = {layer: part for edit in edits for layer, part in edit.copies.items()}
     try:
         changed = rebuilt(graph, builders, copies)
-    except ValueError:  # Shapes that do not fit one another.
-        return None, math.inf
-    return changed, difference(graph.model, changed)
+    except ValueError as error:  # Shapes that do not fit one another.
+        return None, f"gave layers that Keras refuses ({error})"
+    apart = difference(graph.model, changed)
+    return changed, "" if apart <= TOLERANCE else f"changed them by {apart:.3g}"
 
 
 def _proven(found: Rewrite, graph: Graph, edits: Sequence[Edit]) -> Any:
@@ -104,14 +104,14 @@ def _proven(found: Rewrite, graph: Graph, edits: Sequence[Edit]) -> Any:
     Raises:
         ModelError: their outputs differ; it names the first edit to blame.
     """
-    changed, apart = _applied(graph, edits)
-    if apart <= TOLERANCE:
-        return changed
-    to_blame = next(_alone(found, graph), edits[0])
-    raise ModelError(
-        f"A rewrite must leave the outputs as they are: within {TOLERANCE:g} of the largest. {found.name} changed them "
-        f"by {apart:.3g} at the layer {to_blame.layer!r}. Remedy: leave {found.name} out of the rewrites."
-    )
+    changed, wrong = _applied(graph, edits)
+    if wrong:
+        to_blame = next(_alone(found, graph), edits[0])
+        raise ModelError(
+            f"A rewrite must leave the outputs as they are, within {TOLERANCE:g} of the largest. {found.name} {wrong} "
+            f"at the layer {to_blame.layer!r}. Remedy: leave {found.name} out of the rewrites."
+        )
+    return changed
 
 
 def _alone(found: Rewrite, graph: Graph) -> Iterator[Edit]:
@@ -121,7 +121,7 @@ def _alone(found: Rewrite, graph: Graph) -> Iterator[Edit]:
         # Planned anew, because the layers of an edit are used up by making it.
         again = Graph(graph.model)
         edit = list(_independent(found.edits(again)))[index]
-        if not _applied(again, [edit])[1] <= TOLERANCE:
+        if _applied(again, [edit])[1]:
             yield edit
 
 
