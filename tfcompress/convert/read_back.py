@@ -71,8 +71,10 @@ def require_kept(found: tuple[PromiseFound, ...]) -> None:
 
 def _read(flat: Flatbuffer, state: State, promise: Promise) -> PromiseFound:
     weight, channel_axis = find_weight(flat, state.lineage.place(promise.weight), state.model)
+    # A table that is gathered from has an asymmetric range, in which zero is not the integer 0.
+    zero = weight.zero_points[0] if weight.zero_points.size else 0
     # Input channels are the last axis of every kernel that has groups of them.
-    return PromiseFound(promise, promise.found_in(weight.data, channel_axis=channel_axis, input_axis=-1))
+    return PromiseFound(promise, promise.found_in(weight.data - zero, channel_axis=channel_axis, input_axis=-1))
 
 
 def find_weight(flat: Flatbuffer, place: str, model: Any) -> tuple[Tensor, int]:

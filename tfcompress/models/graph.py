@@ -26,6 +26,14 @@ def consumers(model: Any, layer: Any) -> list[Any]:
     return [node.layer for node in _nodes(model) for source in _sources(node) if source is layer]
 
 
+def is_masked(model: Any, layer: Any) -> bool:
+    """Whether a Keras mask reaches `layer` in `model`."""
+    inputs = [
+        tensor for node in _nodes(model) if node.layer is layer for tensor in kd.tf.nest.flatten(node.input_tensors)
+    ]
+    return any(getattr(tensor, "_keras_mask", None) is not None for tensor in inputs)
+
+
 def _nodes(model: Any) -> list[Any]:
     return [node for depth in model._nodes_by_depth.values() for node in depth]
 

@@ -175,7 +175,7 @@ def copied_layer(layer: Any, /, **changes: Any) -> Any:
     if isinstance(layer, kd.keras.Model):
         return kd.keras.models.clone_model(layer, clone_function=copied_layer)
     try:
-        with kd.keras.utils.custom_object_scope(_custom_objects(layer)):
+        with kd.keras.utils.custom_object_scope(custom_objects(layer)):
             return type(layer).from_config({**_config(layer), **changes})
     except Exception as error:  # A user's own class may fail in any way.
         raise ModelError(
@@ -195,8 +195,11 @@ def _config(layer: Any) -> dict[str, Any]:
     return config
 
 
-def _custom_objects(layer: Any) -> dict[str, Any]:
-    """The functions and classes in `layer` that are not Keras' own, by the names that its config gives them."""
+def custom_objects(layer: Any) -> dict[str, Any]:
+    """The functions and classes in `layer` that are not Keras' own, by the names that its config gives them.
+
+    What `tf_keras.utils.custom_object_scope` needs to make the layer again.
+    """
     found, seen = {}, set()
     pending = [layer, *layer.submodules]
     while pending:

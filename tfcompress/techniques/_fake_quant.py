@@ -8,7 +8,7 @@ zeros and shared values of the weights they train.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -21,8 +21,11 @@ from tensorflow_model_optimization.python.core.quantization.keras.default_8bit i
 )
 from tensorflow_model_optimization.python.core.quantization.keras.quantize_layer import QuantizeLayer
 from tensorflow_model_optimization.python.core.quantization.keras.quantize_wrapper import QuantizeWrapper
+from tf_keras.src.saving.serialization_lib import SafeModeScope
 
 from tfcompress import keras_door as kd
+from tfcompress.models.loading import clone, copied_layer, custom_objects, set_weights
+from tfcompress.techniques._batch_norm import fold_where_scales_are_shared
 
 ACTIVATIONS = frozenset({None, "linear", "relu", "swish", "gelu", "softmax", "sigmoid", "tanh"})
 """Activations that tfmot's `QuantizeAwareActivation` knows, and None for a layer that has none."""
@@ -150,15 +153,72 @@ class ActivationQuantizer(quantizers.MovingAverageQuantizer):
         return {}
 
 
+def quantized(model: Any, trained: Collection[str], grids: Mapping[str, WeightGrid]) -> Any:
+    """A copy of `model` with tfmot's wrappers around the layers to be trained as integers; the others stay float.
+
+    Args:
+        model: a Sequential or Functional model, which stays as it is.
+        trained: names of the layers to wrap, each of which the registry supports.
+        grids: the grid of each weighted layer among them, by the layer's name.
+    """
+    tfmot = kd.tfmot.quantization.keras
+    copied = clone(model)
+    inputs = kd.keras.layers.InputLayer
+    left = [layer for layer in model.layers if layer.name not in trained and not isinstance(layer, inputs)]
+    opaque = {layer.name: _opaque(layer) for layer in left}
+    _change_classes(copied, opaque)
+    own = {name: value for layer in model.layers for name, value in custom_objects(layer).items()}
+    with tfmot.quantize_scope(own, {cls.__name__: cls for cls in opaque.values()}):
+        annotated = kd.keras.models.clone_model(
+            fold_where_scales_are_shared(copied),
+            clone_function=lambda layer: tfmot.quantize_annotate_layer(layer) if layer.name in trained else layer,
+        )
+        result = tfmot.quantize_apply(annotated, scheme=Scheme(trained, grids))
+    _change_classes(result, {name: cls.__base__ for name, cls in opaque.items()})
+    for name in opaque:
+        set_weights(result.get_layer(name), model.get_layer(name).get_weights())
+    return result
+
+
+def _opaque(original: Any) -> type:
+    """A subclass of a layer's class with nothing in its configuration; it is made again as a copy of `original`.
+
+    tfmot's transforms make every layer of a model again from a configuration in JSON's terms, which holds no function,
+    and fill in weights by name, of which a nested model may have two alike. What they are not to touch they see so.
+    """
+
+    def get_config(self: Any) -> dict[str, Any]:
+        return {"name": self.name}
+
+    def from_config(cls: type, config: dict[str, Any]) -> Any:
+        del config
+        # Lambdas too: their code is that of a model in memory, which its owner could run anyway.
+        with SafeModeScope(safe_mode=False):
+            made = copied_layer(original)
+        object.__setattr__(made, "__class__", cls)
+        return made
+
+    methods = {"get_config": get_config, "from_config": classmethod(from_config)}
+    return type(f"Opaque_{original.name}", (type(original),), methods)
+
+
+def _change_classes(model: Any, classes: Mapping[str, type]) -> None:
+    for name, cls in classes.items():
+        # Keras' own __setattr__ would track the class as a part of the layer.
+        object.__setattr__(model.get_layer(name), "__class__", cls)
+
+
 class Scheme(default_8bit_quantize_scheme.Default8BitQuantizeScheme):
     """tfmot's default scheme with our weight quantizers.
 
     Args:
-        grids: the grid of each weighted layer, by the layer's name.
+        trained: names of the layers to be trained as integers.
+        grids: the grid of each weighted layer among them, by the layer's name.
     """
 
-    def __init__(self, grids: Mapping[str, WeightGrid]) -> None:
+    def __init__(self, trained: Collection[str], grids: Mapping[str, WeightGrid]) -> None:
         super().__init__()
+        self._trained = trained
         self._grids = grids
 
     def get_layout_transformer(self) -> Layout:
@@ -167,7 +227,7 @@ class Scheme(default_8bit_quantize_scheme.Default8BitQuantizeScheme):
 
     def get_quantize_registry(self) -> Registry:
         """The registry that hands out the grids."""
-        return Registry(self._grids)
+        return Registry(self._grids, self._trained)
 
 
 class Layout(default_8bit_quantize_layout_transform.Default8BitQuantizeLayoutTransform):
@@ -194,15 +254,26 @@ class Layout(default_8bit_quantize_layout_transform.Default8BitQuantizeLayoutTra
 
 
 class Registry(default_8bit_quantize_registry.Default8BitQuantizeRegistry):
-    """tfmot's registry of what can be quantized, with products and differences, each layer's weight on its own grid."""
+    """tfmot's registry of what can be quantized, with products and differences, each layer's weight on its own grid.
 
-    def __init__(self, grids: Mapping[str, WeightGrid]) -> None:
+    Args:
+        grids: the grid of each weighted layer, by the layer's name.
+        only: names of the layers to know; None (the default) for all. tfmot also asks for the layers in front of
+            those it is to quantize, and would wrap them.
+    """
+
+    def __init__(self, grids: Mapping[str, WeightGrid], only: Collection[str] | None = None) -> None:
         super().__init__()
         self._grids = grids
+        self._only = only
         for kind in (kd.keras.layers.Multiply, kd.keras.layers.Subtract):
             # Their outputs have ranges of their own, as those of the Add that tfmot knows.
             info = default_8bit_quantize_registry._QuantizeInfo(kind, [], [], quantize_output=True)
             self._layer_quantize_map[kind] = info
+
+    def supports(self, layer: Any) -> bool:
+        """Whether `layer` can be trained as integers."""
+        return (self._only is None or layer.name in self._only) and super().supports(layer)
 
     def get_quantize_config(self, layer: Any) -> Any:
         """The layer's configuration; copied, since tfmot shares one object among all layers of a class."""

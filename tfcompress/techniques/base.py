@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import cache
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field
@@ -45,6 +45,28 @@ class StepPlan:
         return self.steps_per_epoch * self.epochs
 
 
+YES, BY_REWRITE, BY_CALIBRATION, NO, NOTHING = "yes", "by rewrite", "by calibration", "no", "-"
+Outcome = Literal["yes", "by rewrite", "by calibration", "no", "-"]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a technique can do with one layer of a model.
+
+    Args:
+        layer: the layer's name.
+        outcome: ``yes``; ``by rewrite``: once an exact rewrite has made other layers of it; ``by calibration``: not
+            in training, but the converter quantizes it; ``no``; ``-``: it has nothing to work on, no weight say.
+        reason: why not ``yes``; empty when it is, and where there is nothing to do.
+        remedy: what would change that.
+    """
+
+    layer: str
+    outcome: Outcome
+    reason: str = ""
+    remedy: str = ""
+
+
 class Technique(Schema):
     """One step of a recipe: typed values, and four verbs that are no-ops unless a technique needs them.
 
@@ -74,6 +96,11 @@ class Technique(Schema):
         """What forbids this step to follow `earlier` ones, beyond the order of `STAGES`; empty when nothing."""
         del earlier
         return []
+
+    def verdicts(self, model: Any) -> tuple[Verdict, ...]:
+        """What this step can do with each layer of `model`, in order; nothing when it does not work by layers."""
+        del model
+        return ()
 
     def check(self, state: State) -> None:
         """Refuse a model this step cannot work on, before anything is trained.
@@ -133,6 +160,15 @@ def _subclasses(cls: type) -> Iterable[type]:
     for sub in cls.__subclasses__():
         yield sub
         yield from _subclasses(sub)
+
+
+IN_NESTED_MODEL = ("layers inside a nested model cannot be reached", "build one flat model of their layers")
+"""Reason and remedy of the verdict on a layer that is a model."""
+
+
+def has_kernel(layer: Any) -> bool:
+    """Whether `layer` has weights beside factors and shifts by channel, which techniques leave alone."""
+    return any(weight.shape.rank > 1 for weight in layer.weights)
 
 
 def refuse_nested(model: Any, where: str) -> None:

@@ -10,7 +10,19 @@ from pydantic import Field
 
 from tfcompress import keras_door as kd
 from tfcompress.techniques._centroids import Initialization
-from tfcompress.techniques.base import StepPlan, Technique, refuse_nested, select_layers, value_for
+from tfcompress.techniques.base import (
+    IN_NESTED_MODEL,
+    NO,
+    NOTHING,
+    YES,
+    StepPlan,
+    Technique,
+    Verdict,
+    has_kernel,
+    refuse_nested,
+    select_layers,
+    value_for,
+)
 from tfcompress.vocabulary.errors import PromiseError, RecipeError
 from tfcompress.vocabulary.promises import Promise, broken_by
 from tfcompress.vocabulary.state import State
@@ -57,6 +69,10 @@ class Clustering(Technique):
         if sparse and min([self.clusters, *self.per_layer.values()]) < 3:
             return [f"{self.name} follows {sparse[-1]}: {_ZEROS_NEED}. Received: 2"]
         return []
+
+    def verdicts(self, model: Any) -> tuple[Verdict, ...]:
+        """Which layers can be given shared values."""
+        return tuple(self._verdict(layer) for layer in model.layers)
 
     def check(self, state: State) -> None:
         """Refuse patterns that match no layer, models that hold other models, and 2 clusters where zeros are kept."""
@@ -123,6 +139,19 @@ class Clustering(Technique):
         # Cloned once more, for `stripped` shares its layers with the model that was trained.
         return state.evolve(model=clone(stripped), promises=(*state.promises, *made))
 
+    def _verdict(self, layer: Any) -> Verdict:
+        if isinstance(layer, kd.keras.Model):
+            return Verdict(layer.name, NO, *IN_NESTED_MODEL)
+        if self._weights(layer):
+            return Verdict(layer.name, YES)
+        if not has_kernel(layer):
+            return Verdict(layer.name, NOTHING)
+        if isinstance(layer, kd.keras.layers.DepthwiseConv2D):
+            reason, remedy = "DepthwiseConv2D layers are clustered only where named", f"name it in {self.name}.layers"
+        else:
+            reason, remedy = "tfmot shares no values in this type of layer", "leave it as it is, or replace it"
+        return Verdict(layer.name, NO, reason, remedy)
+
     def _promise(self, state: State, layer: Any, attribute: str) -> Promise:
         weight = _origin(state, f"{layer.name}/{attribute}")
         scope = "channel" if self._is_per_channel(layer) else "tensor"
@@ -145,17 +174,20 @@ class Clustering(Technique):
 
     def _chosen(self, model: Any) -> dict[str, tuple[str, ...]]:
         """The layers to cluster, in the model's order, and the names of the weights in each."""
-        from tfcompress.techniques._cluster_layer import clusterable_weights
-
         refuse_nested(model, self.name)
-        weights = {layer.name: clusterable_weights(layer, depthwise=self.layers is not None) for layer in model.layers}
-        candidates = [name for name, attributes in weights.items() if attributes]
+        weights = {layer.name: self._weights(layer) for layer in model.layers}
+        candidates = [verdict.layer for verdict in self.verdicts(model) if verdict.outcome == YES]
         names = select_layers(candidates, self.layers, self.exclude, where=self.name)
         for pattern in self.per_layer:
             select_layers(names, [pattern], where=f"{self.name}.per_layer")
         if not names:
             raise RecipeError(f"{self.name}: no layer of this model is left to cluster.")
         return {name: weights[name] for name in names}
+
+    def _weights(self, layer: Any) -> tuple[str, ...]:
+        from tfcompress.techniques._cluster_layer import clusterable_weights
+
+        return clusterable_weights(layer, depthwise=self.layers is not None)
 
 
 def _wrappers(model: Any) -> list[Any]:

@@ -11,7 +11,19 @@ from pydantic import Field, model_validator
 
 from tfcompress import keras_door as kd
 from tfcompress.schedules import Schedule, constant, polynomial
-from tfcompress.techniques.base import StepPlan, Technique, refuse_nested, select_layers, value_for
+from tfcompress.techniques.base import (
+    IN_NESTED_MODEL,
+    NO,
+    NOTHING,
+    YES,
+    StepPlan,
+    Technique,
+    Verdict,
+    has_kernel,
+    refuse_nested,
+    select_layers,
+    value_for,
+)
 from tfcompress.vocabulary.errors import PromiseError, RecipeError
 from tfcompress.vocabulary.promises import Promise, broken_by
 from tfcompress.vocabulary.state import State
@@ -81,6 +93,10 @@ class Pruning(Technique):
             if self.block_size != (1, 1):
                 raise ValueError("n_of_m and block_size exclude one another. Remedy: remove one of them")
         return self
+
+    def verdicts(self, model: Any) -> tuple[Verdict, ...]:
+        """Which layers can be given zeros."""
+        return tuple(self._verdict(model, layer) for layer in model.layers)
 
     def check(self, state: State) -> None:
         """Refuse patterns that match no layer, and layers that the pattern of zeros does not fit."""
@@ -173,13 +189,9 @@ class Pruning(Technique):
     def _kernels(self, model: Any) -> dict[str, str]:
         """The chosen layers and the name of the weight to prune in each."""
         refuse_nested(model, self.name)
-        prunable = _prunable(model)
-        if self.block_size != (1, 1):
-            dense = kd.keras.layers.Dense
-            prunable = {n: a for n, a in prunable.items() if isinstance(model.get_layer(n), dense)}
         if not self.depthwise:
             self._refuse_depthwise(model)
-            prunable = {n: a for n, a in prunable.items() if not _is_depthwise(model.get_layer(n))}
+        prunable = {layer.name: _kernel(layer) for layer in model.layers if self._cannot(layer) is None}
         if self.layers is None and self.n_of_m is not None:
             # Stems read 1 or 3 channels; a pattern by groups cannot apply there and nobody asked for it.
             prunable = {n: a for n, a in prunable.items() if self._misfit(model, n, a) is None}
@@ -190,6 +202,26 @@ class Pruning(Technique):
         if misfits or not names:
             raise RecipeError(f"{self.name}: {'; '.join(misfits) or 'no layer of this model can be pruned'}.")
         return {name: prunable[name] for name in names}
+
+    def _verdict(self, model: Any, layer: Any) -> Verdict:
+        if not has_kernel(layer) or _registered(layer) == []:
+            return Verdict(layer.name, NOTHING)
+        cannot = self._cannot(layer)
+        if cannot is None and (misfit := self._misfit(model, layer.name, _kernel(layer))):
+            cannot = misfit, "another pattern of zeros for this layer, or exclude it"
+        return Verdict(layer.name, NO, *cannot) if cannot else Verdict(layer.name, YES)
+
+    def _cannot(self, layer: Any) -> tuple[str, str] | None:
+        """Why layers of this type are not pruned, and what would change that; None when they can be."""
+        if isinstance(layer, kd.keras.Model):
+            return IN_NESTED_MODEL
+        if _kernel(layer) is None:
+            return "tfmot prunes no single kernel of this type of layer", "leave it dense, or replace it"
+        if _is_depthwise(layer) and not self.depthwise:
+            return "DepthwiseConv2D layers are pruned only where depthwise is true", f"set {self.name}.depthwise=true"
+        if self.block_size != (1, 1) and not isinstance(layer, kd.keras.layers.Dense):
+            return "zeros in blocks are for Dense kernels", f"leave {self.name}.block_size at (1, 1)"
+        return None
 
     def _refuse_depthwise(self, model: Any) -> None:
         """Say so when a pattern chooses nothing but depthwise layers, which are off."""
@@ -222,19 +254,20 @@ def _is_depthwise(layer: Any) -> bool:
     return isinstance(layer, kd.keras.layers.DepthwiseConv2D)
 
 
-def _prunable(model: Any) -> dict[str, str]:
-    """The layers with one kernel, and its name: those of tfmot's registry, and the depthwise ones."""
+def _registered(layer: Any) -> list[str] | None:
+    """The kernels of `layer` by tfmot's registry, and of the depthwise ones; None where it knows no such layer."""
     from tensorflow_model_optimization.python.core.sparsity.keras.prune_registry import PruneRegistry
 
-    found = {}
-    for layer in model.layers:
-        # Recurrent layers are not in the registry's map, though it supports them.
-        names = PruneRegistry._LAYERS_WEIGHTS_MAP.get(type(layer), [])
-        if _is_depthwise(layer):
-            names = ["depthwise_kernel"]
-        if len(names) == 1:
-            found[layer.name] = names[0]
-    return found
+    if _is_depthwise(layer):
+        return ["depthwise_kernel"]
+    # Recurrent layers are not in the registry's map, though it supports them.
+    return PruneRegistry._LAYERS_WEIGHTS_MAP.get(type(layer))
+
+
+def _kernel(layer: Any) -> str | None:
+    """The name of the one kernel of `layer`; None where it has not one."""
+    names = _registered(layer) or []
+    return names[0] if len(names) == 1 else None
 
 
 def _wrappers(model: Any) -> list[Any]:

@@ -2,14 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field
 
 from tfcompress import keras_door as kd
-from tfcompress.models.graph import calls, consumers, producers
-from tfcompress.techniques.base import StepPlan, Technique, select_layers, value_for
+from tfcompress.models.graph import calls, consumers, is_masked, producers
+from tfcompress.techniques.base import (
+    BY_CALIBRATION,
+    IN_NESTED_MODEL,
+    NO,
+    NOTHING,
+    YES,
+    StepPlan,
+    Technique,
+    Verdict,
+    has_kernel,
+    select_layers,
+    value_for,
+)
 from tfcompress.vocabulary.errors import RecipeError
 from tfcompress.vocabulary.promises import Promise
 from tfcompress.vocabulary.state import QuantizedWeight, State
@@ -30,6 +44,9 @@ class Quantization(Technique):
     to; a weight with shared values gets one range for all its channels, so that equal values stay equal
     integers. With `fit: {epochs: 0}` it is calibration alone that keeps the promises.
 
+    A layer that tfmot cannot wrap (an LSTM, attention, an Embedding) is trained in float among the others, and gets
+    8 bits by calibration when the model is converted; the file is integer throughout all the same.
+
     Example:
         >>> Quantization(weight_bits=8, per_layer={"conv*": 4}).per_layer
         {'conv*': 4}
@@ -39,7 +56,7 @@ class Quantization(Technique):
 
     technique: Literal["quantization"] = "quantization"
     weight_bits: Bits = 8
-    """Bits of every weight's grid, 2...8: 2**bits - 1 levels around zero. Defaults to 8."""
+    """Bits of the grid of every weight trained as integers, 2...8: 2**bits - 1 levels around zero. Defaults to 8."""
     per_layer: dict[str, Bits] = Field(default={})
     """Other widths for layers by pattern."""
     low_bit_storage: Literal["speed", "size"] = "speed"
@@ -47,22 +64,41 @@ class Quantization(Technique):
     whose kernels run it, and in int8 for convolutions, whose INT4 kernels are about five times slower. Transposed
     convolutions have none and stay in int8."""
 
+    def verdicts(self, model: Any) -> tuple[Verdict, ...]:
+        """Which layers are trained as integers, and which are left to calibration."""
+        return tuple(_verdict(model, layer) for layer in model.layers)
+
     def check(self, state: State) -> None:
-        """Refuse layers that cannot be trained as integers, and patterns that match none."""
-        self._refuse(state)
+        """Refuse a model without a weight to train as integers, and what its other layers cannot be given."""
+        weights = quantizable_weights(state.model)
+        left = {verdict.layer: verdict for verdict in unsupported(state.model)}
+        if not weights:
+            raise RecipeError(
+                f"{self.name}: quantization-aware training needs a layer whose weights it can train as integers, and "
+                f"this model has none:\n  {_listed(state.model, left.values())}\n"
+                "Remedy: use the technique post_training, which calibrates them all."
+            )
+        found = [
+            *self._bits_out_of_reach(state.model, left),
+            *self._unshared(state),
+            *self._unshared_by_calibration(state, left),
+        ]
+        if found:
+            raise RecipeError(
+                f"{self.name}: quantization-aware training cannot take {len(found)} layer(s) of this model as "
+                f"the recipe wants them:\n  {_listed(state.model, found)}"
+            )
+        for pattern in self.per_layer:
+            select_layers(list(weights), [pattern], where=f"{self.name}.per_layer")
 
     def prepare(self, state: State, plan: StepPlan) -> State:
         """A tfmot-quantized copy of the model, its activation ranges started from calibration data."""
-        from tfcompress.models.loading import clone
         from tfcompress.techniques import _fake_quant
-        from tfcompress.techniques._batch_norm import fold_where_scales_are_shared
 
         weights = quantizable_weights(state.model)
         grids = {layer: self._grid(state, layer, attribute) for layer, attribute in weights.items()}
-        tfmot = kd.tfmot.quantization.keras
-        with tfmot.quantize_scope():
-            annotated = tfmot.quantize_annotate_model(fold_where_scales_are_shared(clone(state.model)))
-            model = tfmot.quantize_apply(annotated, scheme=_fake_quant.Scheme(grids))
+        trained = {verdict.layer for verdict in self.verdicts(state.model) if verdict.outcome == YES}
+        model = _fake_quant.quantized(state.model, trained, grids)
         _fake_quant.use_calibrated_activations(model)
         _fake_quant.calibrate(model, plan.calibration)
         return state.evolve(model=model)
@@ -107,26 +143,28 @@ class Quantization(Technique):
             self.low_bit_storage == "size" and not isinstance(layer, layers.Conv2DTranspose)
         )
 
-    def _refuse(self, state: State) -> None:
-        for pattern in self.per_layer:
-            select_layers(list(quantizable_weights(state.model)), [pattern], where=f"{self.name}.per_layer")
-        found = [*unsupported(state.model), *self._unshared(state)]
-        reasons = [f"{layer.name} ({type(layer).__name__}): {why}" for layer, why in found]
-        if reasons:
-            raise RecipeError(
-                f"{self.name}: quantization-aware training cannot take {len(reasons)} layer(s) of this model:\n  "
-                + "\n  ".join(reasons)
-                + "\nRemedy: replace them, or use the technique post_training, which needs no training."
-            )
-
-    def _unshared(self, state: State) -> list[tuple[Any, str]]:
-        """The layers whose promised shared values a BatchNormalization behind them would undo."""
-        why = (
-            "its values are to stay shared, but the BatchNormalization behind it has a factor for each channel, which "
-            "its one scale cannot take up; leave it out of the clustering"
-        )
+    def _bits_out_of_reach(self, model: Any, left: Mapping[str, Verdict]) -> list[Verdict]:
+        """The layers left to calibration that `per_layer` wants to give bits to."""
         return [
-            (state.model.get_layer(name), why)
+            replace(
+                verdict,
+                reason=f"per_layer gives it bits, but it is quantized by calibration, to 8: {verdict.reason}",
+                remedy=f"a pattern that leaves it out, or {verdict.remedy}",
+            )
+            for name, verdict in left.items()
+            if value_for(name, None, self.per_layer) is not None and has_kernel(model.get_layer(name))
+        ]
+
+    def _unshared(self, state: State) -> list[Verdict]:
+        """The layers whose promised shared values a BatchNormalization behind them would undo."""
+        return [
+            Verdict(
+                name,
+                NO,
+                "its values are to stay shared, but the BatchNormalization behind it has a factor for each channel, "
+                "which its one scale cannot take up",
+                "leave it out of the clustering",
+            )
             for name, attribute in quantizable_weights(state.model).items()
             if channel_axes(state.model.get_layer(name)) == 0
             and any(
@@ -134,6 +172,23 @@ class Quantization(Technique):
                 for consumer in consumers(state.model, state.model.get_layer(name))
             )
             and any(p.scope == "tensor" for p in state.promises_of(f"{name}/{attribute}", "distinct"))
+        ]
+
+    def _unshared_by_calibration(self, state: State, left: Mapping[str, Verdict]) -> list[Verdict]:
+        """The layers left to calibration whose promised shared values the converter's scales would undo."""
+        shared = {p.weight for p in state.promises if p.kind == "distinct" and p.scope == "tensor"}
+        layers = dict.fromkeys(state.lineage.place(weight).rpartition("/")[0] for weight in shared)
+        return [
+            Verdict(
+                name,
+                NO,
+                "its values are to stay shared, but it is quantized by calibration, which gives every channel a scale "
+                f"of its own: {left[name].reason}",
+                f"leave it out of the clustering, or {left[name].remedy}",
+            )
+            for name in layers
+            # The rows of an Embedding are gathered from a table of one scale.
+            if name in left and not isinstance(state.model.get_layer(name), kd.keras.layers.Embedding)
         ]
 
 
@@ -167,34 +222,47 @@ def quantizable_weights(model: Any) -> dict[str, str]:
     from tfcompress.techniques import _fake_quant
 
     registry = _fake_quant.Registry({})
-    found = {layer.name: _fake_quant.weight_attribute(registry, layer) for layer in model.layers}
+    trained = [layer for layer in model.layers if _verdict(model, layer).outcome == YES]
+    found = {layer.name: _fake_quant.weight_attribute(registry, layer) for layer in trained}
     return {name: attribute for name, attribute in found.items() if attribute}
 
 
-def unsupported(model: Any) -> list[tuple[Any, str]]:
-    """The layers that tfmot's scheme cannot train as integers, each with the reason."""
+def unsupported(model: Any) -> list[Verdict]:
+    """The layers that cannot be trained as integers and are left to calibration."""
+    return [v for v in (_verdict(model, layer) for layer in model.layers) if v.outcome == BY_CALIBRATION]
+
+
+def _verdict(model: Any, layer: Any) -> Verdict:
+    if isinstance(layer, kd.keras.layers.InputLayer):
+        return Verdict(layer.name, NOTHING)
+    left = _left_to_calibration(model, layer)
+    return Verdict(layer.name, BY_CALIBRATION, *left) if left else Verdict(layer.name, YES)
+
+
+def _left_to_calibration(model: Any, layer: Any) -> tuple[str, str] | None:
+    """Why `layer` cannot be trained as integers, and what would change that; None when it can."""
     from tfcompress.techniques import _fake_quant
 
     layers = kd.keras.layers
-    registry = _fake_quant.Registry({})
-    found = []
-    for layer in model.layers:
-        activation = getattr(getattr(layer, "activation", None), "__name__", None)
-        if isinstance(layer, layers.InputLayer):
-            continue
-        if calls(model, layer) > 1:
-            found.append((layer, "it is called more than once; give each call a layer of its own"))
-        elif isinstance(layer, layers.BatchNormalization):
-            if not _folds(model, layer):
-                found.append((layer, "BatchNormalization must stand right behind a linear convolution or Dense"))
-        elif isinstance(layer, (layers.SeparableConv1D, layers.SeparableConv2D)):
-            found.append((layer, "write it as a DepthwiseConv2D and a 1x1 Conv2D, which is the same network"))
-        elif not registry.supports(layer):
-            found.append((layer, "this type of layer has no integer form in training"))
-        elif activation not in _fake_quant.ACTIVATIONS:
-            known = ", ".join(sorted(a for a in _fake_quant.ACTIVATIONS if a))
-            found.append((layer, f"the activation {activation} has no integer form in training; {known} have"))
-    return found
+    activation = getattr(getattr(layer, "activation", None), "__name__", None)
+    if calls(model, layer) > 1:
+        return "it is called more than once", "give each call a layer of its own"
+    if is_masked(model, layer):
+        return "a mask reaches it, which tfmot's wrapper does not take", "do without mask_zero and Masking"
+    if isinstance(layer, layers.BatchNormalization):
+        reason = "BatchNormalization is trained as integers only right behind a linear convolution or Dense that is"
+        return None if _folds(model, layer) else (reason, "put it there")
+    if isinstance(layer, (layers.SeparableConv1D, layers.SeparableConv2D)):
+        same = "write it as a DepthwiseConv2D and a 1x1 Conv2D, which is the same network"
+        return "it has two kernels, and tfmot's wrapper takes one", same
+    if isinstance(layer, kd.keras.Model):
+        return IN_NESTED_MODEL
+    if not _fake_quant.Registry({}).supports(layer):
+        return "this type of layer has no integer form in training", "replace it by layers that have"
+    if activation not in _fake_quant.ACTIVATIONS:
+        known = ", ".join(sorted(a for a in _fake_quant.ACTIVATIONS if a))
+        return f"the activation {activation} has no integer form in training", f"choose one that has: {known}"
+    return None
 
 
 def _folds(model: Any, batch_norm: Any) -> bool:
@@ -206,4 +274,11 @@ def _folds(model: Any, batch_norm: Any) -> bool:
         and isinstance(sources[0], linear)
         and sources[0].activation.__name__ == "linear"
         and len(consumers(model, sources[0])) == 1
+        and _left_to_calibration(model, sources[0]) is None
+    )
+
+
+def _listed(model: Any, verdicts: Iterable[Verdict]) -> str:
+    return "\n  ".join(
+        f"{v.layer} ({type(model.get_layer(v.layer)).__name__}): {v.reason}. Remedy: {v.remedy}" for v in verdicts
     )
