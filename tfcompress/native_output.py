@@ -8,6 +8,17 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 
+_own_record = False
+
+
+def record_own_stderr() -> None:
+    """Leave standard error where it is from now on, for it is a file that can be read back.
+
+    So it is in a contained child, whose parent reads the file when a crash keeps the child from telling.
+    """
+    global _own_record
+    _own_record = True
+
 
 @contextlib.contextmanager
 def captured_stderr() -> Iterator[Callable[[], list[str]]]:
@@ -24,18 +35,21 @@ def captured_stderr() -> Iterator[Callable[[], list[str]]]:
         ['noise']
     """
     sys.stderr.flush()
+    if _own_record:
+        begin = os.fstat(2).st_size
+        yield lambda: _lines(2, begin)
+        return
     with tempfile.TemporaryFile() as file:
         saved = os.dup(2)
         os.dup2(file.fileno(), 2)
-
-        def lines() -> list[str]:
-            sys.stderr.flush()
-            size = os.fstat(file.fileno()).st_size
-            return os.pread(file.fileno(), size, 0).decode(errors="replace").splitlines()
-
         try:
-            yield lines
+            yield lambda: _lines(file.fileno(), 0)
         finally:
             sys.stderr.flush()
             os.dup2(saved, 2)
             os.close(saved)
+
+
+def _lines(file: int, begin: int) -> list[str]:
+    sys.stderr.flush()
+    return os.pread(file, os.fstat(file).st_size - begin, begin).decode(errors="replace").splitlines()

@@ -16,7 +16,7 @@ from tfcompress import measure
 from tfcompress.atomic import save_atomically, write_atomically
 from tfcompress.card import card
 from tfcompress.convert.c_array import micro_operators, write_c_array
-from tfcompress.convert.converter import float_tflite
+from tfcompress.convert.converter import float_tflite, warm_up
 from tfcompress.convert.proof import Proof
 from tfcompress.models.loading import clone
 from tfcompress.preparation import Job, JobOptions, open_job
@@ -82,6 +82,7 @@ def compress(
         >>> result.evidence.artifact.full_integer  # doctest: +SKIP
         True
     """
+    warm_up()
     job = open_job(model, data, recipe, **options)
     job.rehearse()
     with own_random_numbers(), RunFolder(out or Path("tflite_models") / job.default_name, job.identity) as folder:
@@ -132,6 +133,7 @@ def convert(model: Any, data: Any, recipe: Recipe, *, out: Path, **options: Unpa
     Returns:
         The proof of what the file is.
     """
+    warm_up()
     job = open_job(model, data, recipe, **options)
     state = job.state
     for index, step in enumerate(job.recipe.steps, start=1):
@@ -164,7 +166,7 @@ class _Run:
         state = job.state
         if job.from_zoo:
             self.train(Training(TRAIN, 0, job.recipe.train, job.data, job.seed), TRAIN, state.model)
-        float_path = folder.write(FLOAT_FILE, float_tflite(state.model))
+        float_path = folder.write(FLOAT_FILE, float_tflite(state.model, job.recipe.conversion))
         for index, step in enumerate(job.recipe.steps, start=1):
             state = self._step(index, step, state)
         folder.write_json("history.json", self.history)

@@ -242,9 +242,14 @@ def test_an_output_folder_of_another_recipe_is_left_as_it_was(capsys, workspace,
 def test_a_full_disk_is_named_and_leaves_no_half_written_file(workspace, tmp_path):
     """Files of more than 5 kB are refused by the kernel, as on a full disk: the float model does not fit."""
     code = (
-        "import resource, signal, sys\nfrom tfcompress.cli.main import main\n"
+        "import resource, signal, sys\nfrom tfcompress import pipeline\nfrom tfcompress.cli.main import main\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
-        "resource.setrlimit(resource.RLIMIT_FSIZE, (5_000, 5_000))\n"
+        "convert = pipeline.float_tflite\n"
+        "def then_full(*arguments):\n"
+        "    content = convert(*arguments)\n"
+        "    resource.setrlimit(resource.RLIMIT_FSIZE, (5_000, 5_000))\n"
+        "    return content\n"
+        "pipeline.float_tflite = then_full\n"
         f"sys.exit(main(['compress', '--model={workspace / 'model.h5'}', '--dataset={workspace / 'digits.npz'}', "
         f"'--recipe=ptq_int8', '--out={tmp_path / 'run'}']))"
     )

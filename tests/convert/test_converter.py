@@ -6,7 +6,9 @@ from fixtures.models import conv_bn, dense, inputs_for
 
 from tfcompress import keras_door as kd
 from tfcompress.convert.converter import float_tflite, quantized_tflite, with_preprocessing
+from tfcompress.convert.flatbuffer import Flatbuffer
 from tfcompress.convert.settings import ConversionSettings
+from tfcompress.convert.strip import strip_names
 from tfcompress.evaluate.prediction import io_types, predict
 from tfcompress.models.loading import fingerprint
 from tfcompress.vocabulary.errors import ConversionError
@@ -130,3 +132,78 @@ def test_token_ids_stay_integers():
     assert io_types(content).input.dtype == "int32"
     difference = np.abs(predict(content, samples) - model.predict(samples, verbose=0))
     assert difference.max() <= 3 * io_types(content).output.scale
+
+
+def loops_of_a_gru():
+    """A network whose calibration ends its process, at a fixed batch: others are refused before."""
+    keras = kd.keras
+    series = keras.Input((5, 2), batch_size=1)
+    return keras.Model(series, keras.layers.Dense(2)(keras.layers.GRU(4)(series)), name="loops")
+
+
+def test_a_crash_of_the_converter_is_a_conversion_error(network):
+    samples = np.random.default_rng(0).normal(size=(4, 5, 2)).astype(np.float32)
+    with pytest.raises(ConversionError) as failure:
+        quantized_tflite(loops_of_a_gru(), "int8", ConversionSettings(), samples)
+    assert str(failure.value).startswith("Converting loops to int8 (calibrating): native code ended its process by")
+    assert "unroll=True" in str(failure.value)
+    assert float_tflite(network[0]), "the next conversion works"
+
+
+@pytest.mark.parametrize(
+    ("limits", "words"), [({"time_limit_s": 0.01}, r"limit of 0\.01 s"), ({"memory_limit_mb": 50}, "limit of 50 MiB")]
+)
+def test_a_conversion_keeps_to_its_limits(limits, words):
+    with pytest.raises(ConversionError, match=f"Converting net to int8.*{words}"):
+        quantized_tflite(dense(), "int8", ConversionSettings(**limits), inputs_for(dense()))
+    assert float_tflite(dense(), ConversionSettings(time_limit_s=300, memory_limit_mb=20_000))
+
+
+@pytest.mark.parametrize("limits", [{"time_limit_s": 0}, {"memory_limit_mb": -1}])
+def test_limits_are_above_zero(limits):
+    with pytest.raises(ValueError, match="greater than 0"):
+        ConversionSettings(**limits)
+
+
+def test_layers_of_the_callers_own_need_not_be_known_elsewhere():
+    class Doubling(kd.keras.layers.Layer):
+        def call(self, inputs):
+            return 2 * inputs
+
+    inputs = kd.keras.Input((8,))
+    model = kd.keras.Model(inputs, Doubling()(inputs))
+    samples = inputs_for(model, 4)
+    np.testing.assert_allclose(predict(float_tflite(model), samples), 2 * samples)
+
+
+def test_a_model_that_cannot_be_saved_says_why():
+    hidden = [kd.tf.Variable(1.0)]
+    inputs = kd.keras.Input((8,))
+    model = kd.keras.Model(inputs, kd.keras.layers.Lambda(lambda x: x * hidden[0])(inputs), name="net")
+    with pytest.raises(ConversionError, match=r"net: (.|\n)*untracked(.|\n)*Remedy: keep the variables"):
+        float_tflite(model)
+
+
+def test_a_full_disk_is_not_the_models_fault(monkeypatch):
+    def full(*_, **__):
+        raise kd.tf.errors.ResourceExhaustedError(None, None, "No space left on device")
+
+    monkeypatch.setattr(kd.tf.saved_model, "save", full)
+    with pytest.raises(ConversionError, match=r"Cannot write the model .*No space left(.|\n)*TMPDIR"):
+        float_tflite(dense())
+
+
+def test_the_file_is_that_of_the_converters_own_way(network):
+    model, inputs = network
+    tf = kd.tf
+    converter = tf.lite.TFLiteConverter.from_keras_model(model)
+    converter.optimizations = [tf.lite.Optimize.DEFAULT]
+    converter.representative_dataset = lambda: ([sample[None]] for sample in inputs)
+    converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
+    converter.inference_input_type = converter.inference_output_type = tf.int8
+    direct, contained = converter.convert(), quantized_tflite(model, "int8", ConversionSettings(), inputs)
+    assert strip_names(contained) == strip_names(direct)
+    assert [t.name for t in Flatbuffer(contained).tensors] == [t.name for t in Flatbuffer(direct).tensors]
+    assert [kd.litert.Interpreter(model_content=c).get_signature_list() for c in (contained, direct)] == [
+        {"serving_default": {"inputs": ["input_1"], "outputs": ["out"]}}
+    ] * 2

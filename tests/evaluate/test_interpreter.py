@@ -4,9 +4,11 @@ import sys
 
 import numpy as np
 import pytest
+from ai_edge_litert.schema_py_generated import FullyConnectedOptionsT
+from ai_edge_litert.tools import flatbuffer_utils
 
 from tfcompress import keras_door as kd
-from tfcompress.evaluate import open_interpreter
+from tfcompress.evaluate import delegation, io_types, measure_latency, open_interpreter, predict
 from tfcompress.vocabulary.errors import EvaluationError
 
 
@@ -69,3 +71,18 @@ def test_an_error_repeats_what_native_code_said_last(tiny_net, monkeypatch, capf
     with pytest.raises(EvaluationError, match=r"no; line 2; line 3; line 4\."):
         open_interpreter(tiny_net.float)
     assert capfd.readouterr().err == ""
+
+
+def test_a_file_that_crashes_litert_is_an_error_and_the_next_one_is_read(tiny_net):
+    model = flatbuffer_utils.convert_bytearray_to_object(bytearray(tiny_net.int8.read_bytes()))
+    dense = next(op for op in model.subgraphs[0].operators if isinstance(op.builtinOptions, FullyConnectedOptionsT))
+    dense.inputs = [dense.inputs[0], -1, -1]
+    broken = bytes(flatbuffer_utils.convert_object_to_bytearray(model))
+    for measured in (io_types, delegation, lambda file: measure_latency({"net": file}), predict_zeros):
+        with pytest.raises(EvaluationError, match=r"bytes of a \.tflite: native code ended its process"):
+            measured(broken)
+    assert io_types(tiny_net.int8).input.dtype == "int8"
+
+
+def predict_zeros(file):
+    return predict(file, np.zeros((1, 8, 8, 1)))

@@ -13,6 +13,7 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
+from tfcompress import contained
 from tfcompress import keras_door as kd
 from tfcompress.vocabulary.errors import ConversionError
 
@@ -118,11 +119,16 @@ def read_flatbuffer(model: Path | bytes) -> Any:
     where = "The model" if isinstance(model, bytes) else str(model)
     try:
         content = model if isinstance(model, bytes) else Path(model).read_bytes()
-        # The object reader follows whatever offsets it finds; LiteRT verifies them first.
-        kd.litert.Interpreter(model_content=content)
-    except (OSError, ValueError) as error:
-        raise ConversionError(f"A .tflite file must be readable and complete. {where}: {error}.") from error
+    except OSError as error:
+        raise ConversionError(f"A .tflite file must be readable. {where}: {error}.") from error
+    # The object reader follows whatever offsets it finds; LiteRT verifies them first.
+    remedy = "a complete .tflite file; convert the model again."
+    contained.call(_verify, content, stage=f"Reading {where}", error=ConversionError, remedy=remedy)
     return flatbuffer_utils.read_model_from_bytearray(bytearray(content))
+
+
+def _verify(content: bytes) -> None:
+    kd.litert.Interpreter(model_content=content)
 
 
 def _indices(tensors: Sequence[int] | None) -> list[int]:

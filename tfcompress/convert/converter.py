@@ -1,14 +1,19 @@
-"""The calls of TensorFlow's converter that are known to be safe."""
+"""The calls of TensorFlow's converter that are known to be safe, made in a child process."""
 
 from __future__ import annotations
 
 import re
+import sys
+import tempfile
 import warnings
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
+from tfcompress import contained
 from tfcompress import keras_door as kd
+from tfcompress._contained_worker import at
 from tfcompress.convert.settings import ConversionSettings
 from tfcompress.native_output import captured_stderr
 from tfcompress.vocabulary.errors import ConversionError
@@ -18,9 +23,22 @@ from tfcompress.vocabulary.state import NumberFormat
 _REFUSED = re.compile(r'fused\["(\w+):", callsite\("([^"@/]+/[^"@]+)@')
 
 
-def float_tflite(model: Any) -> bytes:
-    """The float32 .tflite of a Keras model: the reference that an artifact is compared with."""
-    return _run(kd.tf.lite.TFLiteConverter.from_keras_model(_of_known_batch(model)))
+def warm_up() -> None:
+    """Let the child process import TensorFlow, which takes seconds, while this one does something else."""
+    contained.warm_up(_import_tensorflow)
+
+
+def float_tflite(model: Any, settings: ConversionSettings | None = None) -> bytes:
+    """The float32 .tflite of a Keras model: the reference that an artifact is compared with.
+
+    Args:
+        model: a tf_keras model.
+        settings: the limits of the conversion. Defaults to none.
+
+    Raises:
+        ConversionError: the converter refused the model, crashed, or exceeded a limit.
+    """
+    return _contained(model, None, settings or ConversionSettings(), None)
 
 
 def quantized_tflite(
@@ -33,28 +51,17 @@ def quantized_tflite(
     Args:
         model: a tf_keras model, plain or quantized by tfmot.
         number_format: the arithmetic of the file.
-        settings: input and output types.
+        settings: input and output types, and the limits of the conversion.
         calibration: the model's inputs, float32 or int32 `[n, ...]`.
 
     Raises:
-        ConversionError: the converter refused the model; with its last lines.
+        ConversionError: the converter refused the model, crashed, or exceeded a limit; with its last lines.
     """
-    tf = kd.tf
-    converter = tf.lite.TFLiteConverter.from_keras_model(_of_known_batch(model))
-    converter.optimizations = [tf.lite.Optimize.DEFAULT]
-    if number_format == "float16":
-        converter.target_spec.supported_types = [tf.float16]
-    elif number_format in ("int8", "int16x8"):
+    samples = None
+    if number_format in ("int8", "int16x8"):
         # Token ids must come as the integers that the model takes.
         samples = calibration.astype(model.inputs[0].dtype.as_numpy_dtype)
-        converter.representative_dataset = lambda: ([sample[None]] for sample in samples)
-        converter.target_spec.supported_ops = [_operators(number_format)]
-        if settings.allow_float:
-            converter.target_spec.supported_ops.append(tf.lite.OpsSet.TFLITE_BUILTINS)
-        input_type, output_type = settings.io_types(number_format)
-        converter.inference_input_type = getattr(tf, input_type)
-        converter.inference_output_type = getattr(tf, output_type)
-    return _run(converter)
+    return _contained(model, number_format, settings, samples)
 
 
 def with_preprocessing(model: Any, scale: np.ndarray, offset: np.ndarray) -> Any:
@@ -80,17 +87,70 @@ def _of_known_batch(model: Any) -> Any:
     return keras.Model(one, model(one), name=model.name)
 
 
-def _operators(number_format: NumberFormat) -> Any:
-    ops = kd.tf.lite.OpsSet
-    if number_format == "int16x8":
-        return ops.EXPERIMENTAL_TFLITE_BUILTINS_ACTIVATIONS_INT16_WEIGHTS_INT8
-    return ops.TFLITE_BUILTINS_INT8
+def _contained(
+    model: Any, number_format: NumberFormat | None, settings: ConversionSettings, samples: np.ndarray | None
+) -> bytes:
+    """Convert in the child, from a SavedModel: that is what the converter makes of a Keras model itself.
+
+    The child needs none of the caller's own layers then.
+    """
+    warm_up()
+    with tempfile.TemporaryDirectory(prefix="tfcompress-") as folder:
+        _save(_of_known_batch(model), folder)
+        return contained.call(
+            _convert,
+            folder,
+            number_format,
+            settings,
+            samples,
+            stage=f"Converting {model.name} to {number_format or 'float32'}",
+            error=ConversionError,
+            remedy="replace the layers that loop (a GRU or SimpleRNN: by one with unroll=True), or those added last.",
+            limits=contained.Limits(settings.time_limit_s, settings.memory_limit_mb),
+        )
 
 
-def _run(converter: Any) -> bytes:
+def _import_tensorflow() -> None:
+    """In the child: all that comes before the first conversion, and is not counted against its time limit."""
+    # TensorFlow imports a Keras only to offer it, which takes a third of its import; no conversion needs one.
+    for name in ("keras", "tf_keras"):
+        sys.modules.setdefault(name, None)
+    kd.tf.config.list_logical_devices()
+    for name in ("keras", "tf_keras"):
+        if sys.modules[name] is None:
+            del sys.modules[name]
+
+
+def _save(model: Any, folder: str) -> None:
+    options = kd.tf.saved_model.SaveOptions(save_debug_info=True)
+    with warnings.catch_warnings(), captured_stderr():
+        warnings.simplefilter("ignore")
+        try:
+            kd.tf.saved_model.save(model, folder, options=options)
+        except (OSError, kd.tf.errors.OpError) as error:
+            raise ConversionError(
+                f"Cannot write the model for its conversion. {folder}: {str(error).strip()}\n"
+                "Remedy: make room there, or set TMPDIR to another folder."
+            ) from error
+        except Exception as error:  # a model's own layers may raise anything
+            raise ConversionError(
+                f"A model must be one that TensorFlow can save, to be converted. {model.name}: {error}\n"
+                "Remedy: keep the variables that a layer uses as its attributes, and its computation in TensorFlow."
+            ) from error
+
+
+def _convert(
+    folder: str, number_format: NumberFormat | None, settings: ConversionSettings, samples: np.ndarray | None
+) -> bytes:
+    """The .tflite of the SavedModel in `folder`; in the child."""
+    tf = kd.tf
+    at("reading the graph")
     with warnings.catch_warnings(), captured_stderr() as last_lines:
         warnings.simplefilter("ignore")
         try:
+            converter = tf.lite.TFLiteConverter.from_saved_model(folder, signature_keys=["serving_default"])
+            _set_up(converter, number_format, settings, samples)
+            at("compiling the graph")
             return bytes(converter.convert())
         except Exception as error:  # the converter raises bare Exceptions of its own making
             failure, said = error, [*last_lines(), *str(error).splitlines()]
@@ -99,6 +159,40 @@ def _run(converter: Any) -> bytes:
         + "\n  ".join(_reasons(said))
         + "\nRemedy: replace the layers concerned, or leave what they do to the program that runs the file."
     ) from failure
+
+
+def _set_up(
+    converter: Any, number_format: NumberFormat | None, settings: ConversionSettings, samples: np.ndarray | None
+) -> None:
+    tf = kd.tf
+    if number_format is None:
+        return
+    converter.optimizations = [tf.lite.Optimize.DEFAULT]
+    if number_format == "float16":
+        converter.target_spec.supported_types = [tf.float16]
+    if samples is not None:
+        converter.representative_dataset = lambda: _one_by_one(samples)
+        converter.target_spec.supported_ops = [_operators(number_format)]
+        if settings.allow_float:
+            converter.target_spec.supported_ops.append(tf.lite.OpsSet.TFLITE_BUILTINS)
+        input_type, output_type = settings.io_types(number_format)
+        converter.inference_input_type = getattr(tf, input_type)
+        converter.inference_output_type = getattr(tf, output_type)
+
+
+def _one_by_one(samples: np.ndarray) -> Iterator[list[np.ndarray]]:
+    """What the converter calibrates with: batches of one."""
+    at("calibrating")
+    for sample in samples:
+        yield [sample[None]]
+    at("quantizing")
+
+
+def _operators(number_format: NumberFormat) -> Any:
+    ops = kd.tf.lite.OpsSet
+    if number_format == "int16x8":
+        return ops.EXPERIMENTAL_TFLITE_BUILTINS_ACTIVATIONS_INT16_WEIGHTS_INT8
+    return ops.TFLITE_BUILTINS_INT8
 
 
 def _reasons(said: list[str]) -> list[str]:

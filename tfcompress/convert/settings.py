@@ -2,6 +2,8 @@
 
 from typing import Literal
 
+from pydantic import Field
+
 from tfcompress.vocabulary.schema import Schema
 from tfcompress.vocabulary.state import NumberFormat
 
@@ -32,6 +34,11 @@ class ConversionSettings(Schema):
     """Remove tensor names and metadata from the shipped file; signatures stay. On by default."""
     c_array: bool = False
     """Also write the file as C source and header, for TensorFlow Lite Micro. Off by default."""
+    time_limit_s: float | None = Field(default=None, gt=0)
+    """Seconds that one conversion may take, or be refused. Defaults to no limit."""
+    memory_limit_mb: float | None = Field(default=None, gt=0)
+    """MiB of memory that the converting process may hold, TensorFlow's own (about 600) included; Linux only.
+    Defaults to no limit."""
 
     def io_types(self, number_format: NumberFormat) -> tuple[IoType, IoType]:
         """Types of input and output in `number_format`."""

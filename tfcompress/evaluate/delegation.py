@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from tfcompress.evaluate.interpreter import open_interpreter
+from tfcompress.evaluate.interpreter import ModelFile, in_child, open_interpreter, read
 
 _DELEGATE = "DELEGATE"
 
@@ -31,13 +31,18 @@ def delegation(model: Path | bytes) -> Delegation:
     An operator is taken when everything it computes is computed by a delegate node.
 
     Raises:
-        EvaluationError: the file cannot be read.
+        EvaluationError: the file cannot be read, or crashed LiteRT.
 
     Example:
         >>> delegation(Path("resnet8_int8.tflite"))  # doctest: +SKIP
         Delegation(delegated=14, total=16, left=('AVERAGE_POOL_2D', 'SOFTMAX'))
     """
-    interpreter = open_interpreter(model, fuse_delegated=False)
+    file = read(model)
+    return in_child(_delegation, file, where=file.where, doing="Asking which operators XNNPACK takes of")
+
+
+def _delegation(file: ModelFile) -> Delegation:
+    interpreter = open_interpreter(file, fuse_delegated=False)
     # LiteRT has no public list of the nodes of a graph; this one is what its own tools read.
     nodes = interpreter._get_ops_details()
     computed_by_delegate = {int(tensor) for node in nodes if node["op_name"] == _DELEGATE for tensor in node["outputs"]}

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from tfcompress.evaluate.interpreter import Kernels, open_interpreter
+from tfcompress.evaluate.interpreter import Kernels, ModelFile, in_child, open_interpreter, read
 from tfcompress.vocabulary.reporter import Progress, unheard
 
 _WARM_UP_ROUNDS = 5
@@ -73,7 +73,7 @@ def measure_latency(
     seed: int = 0,
     progress: Progress = unheard,
 ) -> LatencyReport:
-    """Time single-sample invokes of `models`, one of each in turn (A B A B ...), in this process.
+    """Time single-sample invokes of `models`, one of each in turn (A B A B ...), in one child process.
 
     Every round invokes each model once on random input at the batch it was made for; five rounds warm up, then
     rounds are timed until the budget is spent, never fewer than 30. Only the invoke itself is timed.
@@ -87,20 +87,29 @@ def measure_latency(
         progress: told of the milliseconds spent, twice a second, between rounds. Defaults to silence.
 
     Raises:
-        EvaluationError: a file cannot be read or run.
+        EvaluationError: a file cannot be read or run, or crashed LiteRT.
 
     Example:
         >>> report = measure_latency({"float": Path("f.tflite"), "int8": Path("q.tflite")})  # doctest: +SKIP
         >>> report.ratio_to("float")["int8"]  # doctest: +SKIP
         0.63
     """
-    interpreters = {name: open_interpreter(model, threads=threads, kernels=kernels) for name, model in models.items()}
+    files = {name: read(model) for name, model in models.items()}
+    where = ", ".join(file.where for file in files.values())
+    arguments = (files, threads, budget_s, kernels, seed)
+    return in_child(_measure, *arguments, where=where, doing="Timing", progress=progress)
+
+
+def _measure(
+    files: Mapping[str, ModelFile], threads: int, budget_s: float, kernels: Kernels, seed: int, progress: Progress
+) -> LatencyReport:
+    interpreters = {name: open_interpreter(file, threads=threads, kernels=kernels) for name, file in files.items()}
     for interpreter in interpreters.values():
         _feed(interpreter, np.random.default_rng(seed))
     for _ in range(_WARM_UP_ROUNDS):
         for interpreter in interpreters.values():
             interpreter.invoke()
-    samples: dict[str, list[float]] = {name: [] for name in models}
+    samples: dict[str, list[float]] = {name: [] for name in files}
     started = told = time.perf_counter()
     rounds = 0
     while rounds < _LEAST_ROUNDS or time.perf_counter() < started + budget_s:

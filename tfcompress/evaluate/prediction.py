@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from tfcompress.evaluate.interpreter import Kernels, describe, open_interpreter
+from tfcompress.evaluate.interpreter import Kernels, ModelFile, in_child, open_interpreter, read
 from tfcompress.vocabulary.errors import EvaluationError
 from tfcompress.vocabulary.reporter import Progress, unheard
 
@@ -80,7 +80,7 @@ def io_types(model: Path | bytes) -> IoTypes:
     Raises:
         EvaluationError: the file cannot be read, or has several inputs or outputs.
     """
-    return _io_types(open_interpreter(model), describe(model))
+    return _io_types(read(model), "xnnpack")
 
 
 def output_step(model: Path | bytes) -> float:
@@ -123,27 +123,37 @@ def predict(
         7
     """
     inputs = np.asarray(inputs)
-    types = io_types(model)
-    _check_inputs(inputs, types.input, describe(model))
+    file = read(model)
+    types = _io_types(file, kernels)
+    _check_inputs(inputs, types.input, file.where)
     stored = types.input.encode(inputs)
+    batches = tuple(dict.fromkeys((min(batch_size, len(stored)), types.input.shape[0])))
+    arguments = (file, stored, batches, kernels, threads)
+    return types.output.decode(in_child(_run, *arguments, where=file.where, doing="Running", progress=progress))
+
+
+def _run(
+    file: ModelFile, stored: np.ndarray, batches: Sequence[int], kernels: Kernels, threads: int, progress: Progress
+) -> np.ndarray:
+    """Raw outputs `[n, ...]` for raw inputs, at the first of the batch sizes that the graph runs at."""
     refusals = []
-    for batch in dict.fromkeys((min(batch_size, len(stored)), types.input.shape[0])):
+    for batch in batches:
         try:
-            return types.output.decode(_run(model, stored, batch, kernels, threads, progress))
+            return _run_batched(file, stored, batch, kernels, threads, progress)
         except _CannotBatch as refusal:
             refusals.append(f"at batch {batch}: {refusal}")
-    raise EvaluationError(f"A model must run at the batch it was made for. {describe(model)}, {'; '.join(refusals)}.")
+    raise EvaluationError(f"A model must run at the batch it was made for. {file.where}, {'; '.join(refusals)}.")
 
 
 class _CannotBatch(Exception):  # noqa: N818 - a signal, no failure
     """The graph does not run at the batch asked for."""
 
 
-def _run(
-    model: Path | bytes, stored: np.ndarray, batch: int, kernels: Kernels, threads: int, progress: Progress
+def _run_batched(
+    file: ModelFile, stored: np.ndarray, batch: int, kernels: Kernels, threads: int, progress: Progress
 ) -> np.ndarray:
     """Raw outputs `[n, ...]` for raw inputs, `batch` at a time."""
-    interpreter = open_interpreter(model, threads=threads, kernels=kernels, allocate=False)
+    interpreter = open_interpreter(file, threads=threads, kernels=kernels, allocate=False)
     input_index = interpreter.get_input_details()[0]["index"]
     output_index = interpreter.get_output_details()[0]["index"]
     pieces = []
@@ -193,11 +203,16 @@ def _check_inputs(inputs: np.ndarray, expected: TensorType, where: str) -> None:
         )
 
 
-def _io_types(interpreter: Any, where: str) -> IoTypes:
+def _io_types(file: ModelFile, kernels: Kernels) -> IoTypes:
+    return in_child(_read_io_types, file, kernels, where=file.where, doing="Opening")
+
+
+def _read_io_types(file: ModelFile, kernels: Kernels) -> IoTypes:
+    interpreter = open_interpreter(file, kernels=kernels)
     inputs, outputs = interpreter.get_input_details(), interpreter.get_output_details()
     if len(inputs) != 1 or len(outputs) != 1:
         raise EvaluationError(
-            f"A model must have one input and one output to be evaluated. {where} has "
+            f"A model must have one input and one output to be evaluated. {file.where} has "
             f"{len(inputs)} inputs and {len(outputs)} outputs. Give each output a model of its own."
         )
     return IoTypes(_tensor_type(inputs[0]), _tensor_type(outputs[0]))

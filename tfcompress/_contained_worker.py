@@ -1,0 +1,87 @@
+"""The child's side of `contained`: answers one call after another until its parent is gone."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import functools
+import importlib
+import os
+import pickle
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+from typing import Any
+
+from tfcompress import native_output
+from tfcompress.vocabulary.errors import TfcompressError
+
+_connection: Connection | None = None
+
+
+def at(stage: str) -> None:
+    """Say what a contained function does now, in case that it does not return; of no effect in other processes.
+
+    Args:
+        stage: as messages put it in brackets: "calibrating".
+    """
+    if _connection is not None:
+        _connection.send(("at", stage))
+
+
+def serve(connection: int, lifeline: int) -> None:
+    """Answer the calls that come over the file descriptor `connection`; never returns.
+
+    Args:
+        connection: a descriptor of a `multiprocessing.connection.Connection`.
+        lifeline: the reading end of a pipe that the parent never writes to.
+    """
+    global _connection
+    _end_with_the_other_side_of(lifeline)
+    native_output.record_own_stderr()
+    _connection = Connection(connection)
+    try:
+        while True:
+            kind, content = _connection.recv()
+            if kind == "prepare":
+                with contextlib.suppress(Exception):
+                    # The call that needs it will fail in the same way, and say so.
+                    resolve(content)()
+            else:
+                _answer(_connection, content)
+    except (EOFError, ConnectionError):
+        # Without the clean-up of libraries, which nobody would see.
+        os._exit(0)
+
+
+def _answer(connection: Connection, request: bytes) -> None:
+    try:
+        name, arguments, progress = pickle.loads(request)
+        function = resolve(name)
+        if progress:
+            function = functools.partial(function, progress=lambda *done: connection.send(("progress", *done)))
+        # What was said before is of no call.
+        os.ftruncate(2, 0)
+        connection.send(("began",))
+        connection.send(("returned", function(*arguments)))
+    except ConnectionError:
+        raise
+    except TfcompressError as error:
+        connection.send(("raised", error))
+    except Exception as error:  # whatever a library raises is told to the parent
+        connection.send(("failed", f"{type(error).__name__}: {error}"))
+
+
+def resolve(name: str) -> Callable[..., Any]:
+    """The object called ``module:attribute``."""
+    module, _, attribute = name.partition(":")
+    return functools.reduce(getattr, attribute.split("."), importlib.import_module(module))
+
+
+def _end_with_the_other_side_of(lifeline: int) -> None:
+    """Let the system end this process when the pipe's other end closes, whatever native code is doing then.
+
+    The signal's default action does it, without Python. Elsewhere than on Linux that action is none, and the process
+    ends behind its current call.
+    """
+    fcntl.fcntl(lifeline, fcntl.F_SETOWN, os.getpid())
+    fcntl.fcntl(lifeline, fcntl.F_SETFL, fcntl.fcntl(lifeline, fcntl.F_GETFL) | os.O_ASYNC)
