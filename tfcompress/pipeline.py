@@ -226,7 +226,7 @@ class _Run:
         of_float = measure.float_evidence(float_path, latency)
         of_artifact = measure.artifact_evidence(artifact, shipment, latency)
         return Evidence(
-            metric=measure.metric_evidence(job.recipe.task, outputs),
+            metric=measure.metric_evidence(job.recipe.task, outputs, from_logits=job.data.from_logits),
             agreement=measure.agreement_evidence(artifact, outputs),
             float=of_float,
             artifact=of_artifact,

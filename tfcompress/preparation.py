@@ -15,7 +15,7 @@ from tfcompress import keras_door as kd
 from tfcompress.data import Split, load_data
 from tfcompress.data.preprocessing import NAMED
 from tfcompress.data.sources import check_fits
-from tfcompress.evaluate.metric import score
+from tfcompress.evaluate.metric import score, takes_logits
 from tfcompress.measure import versions
 from tfcompress.models import zoo
 from tfcompress.models.loading import classes_of, clone, fingerprint, load_model
@@ -23,7 +23,7 @@ from tfcompress.preprocessing_choice import choose_preprocessing
 from tfcompress.recipe import Recipe, load_recipe
 from tfcompress.shipping import rehearse
 from tfcompress.techniques.base import STAGES, StepPlan, Technique
-from tfcompress.training import TrainingData, make_loss, takes_logits
+from tfcompress.training import TrainingData, make_loss
 from tfcompress.vocabulary.errors import DataError, ModelError, RecipeError
 from tfcompress.vocabulary.reporter import Reporter
 from tfcompress.vocabulary.state import State
@@ -174,7 +174,7 @@ def open_job(
     name = model if isinstance(model, (str, Path)) else state.model.name
     training_data = _with_task(TrainingData(dataset, preprocessing, checked.data, checked.task), state.model, seed)
     if training_data.from_logits:
-        reporter.message("The model gives logits; its cross-entropy is computed from them")
+        reporter.message("The model gives logits: its cross-entropy takes them, metrics by name the probabilities")
     return Job(checked, state, str(name), from_zoo, training_data, chosen_by, seed, reporter)
 
 
@@ -193,13 +193,14 @@ def _with_task(data: TrainingData, model: Any, seed: int) -> TrainingData:
         outputs, targets = np.asarray(model.predict(few, verbose=0)), validation.targets[:_TRIED_SAMPLES]
         loss = make_loss(data.task, from_logits)
         try:
-            loss(targets, outputs)
+            # Of tensors, unlike arrays, Keras brings the shapes together, as it does in training.
+            loss(kd.tf.constant(targets), kd.tf.constant(outputs))
         except (ValueError, TypeError, kd.tf.errors.InvalidArgumentError) as error:
             raise RecipeError(
                 f"task.loss must take the targets {targets.shape} and the model's outputs {outputs.shape}. "
                 f"{data.task.loss} does not: {str(error).splitlines()[0]}"
             ) from error
-        score(data.task, targets, outputs)
+        score(data.task, targets, outputs, from_logits=from_logits)
     return replace(data, from_logits=from_logits)
 
 

@@ -19,9 +19,9 @@ import numpy as np
 from tfcompress import keras_door as kd
 from tfcompress.data.dataset import Dataset
 from tfcompress.data.preprocessing import NAMED, Preprocessing
-from tfcompress.evaluate.metric import is_binary, is_distribution
+from tfcompress.evaluate.metric import cross_entropy_of, is_binary, is_distribution, takes_logits
 from tfcompress.recipe import Recipe
-from tfcompress.training import make_loss, takes_logits
+from tfcompress.training import make_loss
 from tfcompress.vocabulary.errors import DataError, RecipeError
 from tfcompress.vocabulary.training import Task
 
@@ -164,8 +164,9 @@ def _by_labels(task: Task, targets: np.ndarray, outputs: Mapping[str, np.ndarray
     """The test by accuracy and confidence, or by the loss where outputs are no probabilities of classes."""
     finite = {name: values for name, values in outputs.items() if np.isfinite(values).all()}
     kind = _kind(task, targets, next(iter(outputs.values())))
-    # A model gives logits under every preprocessing or under none.
-    judged_as = Task(loss=kind) if kind else task
+    # What the loss does not tell the kind of outputs may. All at once: a model gives logits under every preprocessing
+    # or under none.
+    judged_as = Task(loss=kind) if kind and cross_entropy_of(task) is None else task
     from_logits = bool(finite) and takes_logits(judged_as, np.concatenate(list(finite.values())))
     if kind is None:
         loss = make_loss(task, from_logits)

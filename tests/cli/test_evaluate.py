@@ -76,5 +76,32 @@ def test_one_column_answers_two_labels(capsys, folder, tmp_path):
     assert 0 <= json.loads(path.read_text())[0]["binary_accuracy"] <= 1
 
 
+@pytest.mark.parametrize(("metric", "loss"), [("accuracy", None), ("AUC", "binary_crossentropy")])
+def test_a_metric_is_of_the_probabilities_of_logits(capsys, tmp_path, metric, loss):
+    layers = kd.keras.layers
+    outputs = {}
+    for name, activation in (("logits", None), ("shares", "sigmoid")):
+        kd.keras.utils.set_random_seed(0)
+        model = kd.keras.Sequential([layers.Flatten(input_shape=(8, 8, 1)), layers.Dense(1, activation)])
+        kernel = model.layers[1].kernel.numpy()
+        # Answers of both kinds: the middle one at 0.
+        model.layers[1].bias.assign([-np.median(IMAGES.reshape(40, 64) / np.float32(255) @ kernel)])
+        (tmp_path / f"{name}.tflite").write_bytes(kd.tf.lite.TFLiteConverter.from_keras_model(model).convert())
+        outputs[name] = model.predict(IMAGES / np.float32(255), verbose=0)[:, 0]
+    labels = (outputs["logits"] + RNG.normal(0, 0.3, 40) > 0).astype(int)
+    assert ((outputs["logits"] > 0.5) != (outputs["logits"] > 0)).any()
+    np.savez(tmp_path / "data.npz", x_train=IMAGES, y_train=labels, x_test=IMAGES, y_test=labels)
+    path = tmp_path / "figures.json"
+    flags = [f"--metric={metric}", f"--json={path}", *([f"--loss={loss}"] if loss else [])]
+    code, _, err = evaluate(capsys, tmp_path, ["logits", "shares"], "data", *flags)
+    assert code == 0, err
+    of_logits, of_shares = (
+        {k: v for k, v in row.items() if k in ("binary_accuracy", "auc")} for row in json.loads(path.read_text())
+    )
+    assert of_logits == pytest.approx(of_shares, rel=1e-5)
+    if metric == "accuracy":
+        assert of_logits["binary_accuracy"] == pytest.approx(np.mean((outputs["shares"] > 0.5) == labels))
+
+
 def test_threads_below_one_are_wrong_usage(capsys, folder):
     assert evaluate(capsys, folder, ["net"], None, "--threads=0")[0] == 2

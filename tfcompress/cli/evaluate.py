@@ -35,6 +35,13 @@ def define_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_string("data_dir", None, "Where TFDS keeps prepared data sets.", **define)
     flags.DEFINE_string("preprocessing", None, "raw, unit or signed: what is fed. Needed with --dataset.", **define)
     flags.DEFINE_string("metric", "accuracy", "Keras name of the metric.", **define)
+    flags.DEFINE_string(
+        "loss",
+        None,
+        "Keras name of the loss that the models were trained with: of logits a metric is computed as of the "
+        "probabilities they stand for. Default: the cross-entropy that goes with --metric, if any.",
+        **define,
+    )
     flags.DEFINE_enum("kernels", "xnnpack", _KERNELS, "Which kernels run.", **define)
     flags.DEFINE_multi_integer("threads", [1], "Threads of a latency measurement. Repeatable.", lower_bound=1, **define)
     flags.DEFINE_float(
@@ -84,7 +91,7 @@ def _scores(
     from tfcompress.data import load_data
     from tfcompress.data.preprocessing import NAMED
     from tfcompress.data.settings import DataSettings
-    from tfcompress.evaluate import predict, score
+    from tfcompress.evaluate import loss_spoken_of, predict, score, takes_logits
     from tfcompress.vocabulary.training import Task
 
     if values.preprocessing not in NAMED:
@@ -102,7 +109,10 @@ def _scores(
     found = {}
     for name, path in models.items():
         outputs = predict(path, inputs, kernels=values.kernels, progress=partial(reporter.progress, f"metric, {name}"))
-        result = score(Task(metric=values.metric), dataset.test.targets, outputs)
+        columns = outputs.shape[-1] if outputs.ndim > 1 else 1
+        task = Task(loss=values.loss or loss_spoken_of(values.metric, columns), metric=values.metric)
+        from_logits = takes_logits(task, outputs, output_step=types[name].output.scale)
+        result = score(task, dataset.test.targets, outputs, from_logits=from_logits)
         found[name] = {result.name: result.value, "standard_error": result.standard_error}
     return found
 
