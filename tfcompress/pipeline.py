@@ -20,6 +20,7 @@ from tfcompress.convert.converter import float_tflite
 from tfcompress.convert.proof import Proof
 from tfcompress.models.loading import clone
 from tfcompress.preparation import Job, JobOptions, open_job
+from tfcompress.preprocessing_file import sidecar_of, sidecar_text
 from tfcompress.recipe import Recipe
 from tfcompress.run_folder import RunFolder
 from tfcompress.shipping import Shipment, ship
@@ -101,7 +102,7 @@ def train(
     Takes the arguments of `compress`, and goes on where it stopped like it.
 
     Returns:
-        The path of the trained model, `model.h5` in the run's folder.
+        The path of the trained model, `model.h5` in the run's folder; what it expects to be fed is written beside it.
     """
     job = open_job(model, data, recipe, **options)
     if job.state.promises:
@@ -115,6 +116,7 @@ def train(
         run.train(Training(TRAIN, 0, job.recipe.train, job.data, job.seed), TRAIN, trained)
         folder.write_json("history.json", run.history)
         path = folder.file("model.h5")
+        folder.write(sidecar_of(path).name, sidecar_text(job.data.preprocessing))
         with warnings.catch_warnings():
             # Keras recommends its newer format at every save; .h5 is what other tools read, too.
             warnings.simplefilter("ignore")

@@ -75,6 +75,7 @@ class Job:
             "promises": [asdict(promise) for promise in state.promises],
             "lineage": dict(state.lineage.places),
             "data": [_fingerprint_of(split) for split in self.data.dataset.splits.values()],
+            "preprocessing": self.data.preprocessing.model_dump(mode="json"),
             "recipe": recipe,
             "seed": self.seed,
             "versions": versions(),
@@ -170,7 +171,10 @@ def open_job(
     columns = classes_of(state.model) if dataset.classes else None
     # One column answers yes or no, or with a number: labels are no indices into it.
     check_fits(dataset, tuple(state.model.input_shape[1:]), columns if columns != 1 else None)
-    preprocessing, chosen_by = choose_preprocessing(checked, dataset, state.model, from_zoo=from_zoo, seed=seed)
+    path = Path(model) if isinstance(model, (str, Path)) and not from_zoo else None
+    preprocessing, chosen_by = choose_preprocessing(
+        checked, dataset, state.model, from_zoo=from_zoo, seed=seed, path=path
+    )
     name = model if isinstance(model, (str, Path)) else state.model.name
     training_data = _with_task(TrainingData(dataset, preprocessing, checked.data, checked.task), state.model, seed)
     if training_data.from_logits:

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from tfcompress import keras_door as kd
 from tfcompress.data.dataset import Dataset
 from tfcompress.data.preprocessing import NAMED, Preprocessing
 from tfcompress.evaluate.metric import cross_entropy_of, is_binary, is_distribution, takes_logits
+from tfcompress.preprocessing_file import read_sidecar, sidecar_of
 from tfcompress.recipe import Recipe
 from tfcompress.training import make_loss
 from tfcompress.vocabulary.errors import DataError, RecipeError
@@ -46,12 +48,13 @@ _FAR_LESS_SURE = 8.0
 
 
 def choose_preprocessing(
-    recipe: Recipe, dataset: Dataset, model: Any, *, from_zoo: bool, seed: int
+    recipe: Recipe, dataset: Dataset, model: Any, *, from_zoo: bool, seed: int, path: Path | None = None
 ) -> tuple[Preprocessing, str]:
     """The preprocessing that `model` expects, and who decided on it.
 
-    What the recipe says holds. Else data that is not bytes is fed as it is, an untrained network of the zoo gets
-    `unit`, and for any other model the named preprocessings are tried on up to 512 training samples:
+    What the recipe says holds, then what is written beside the model's file (`sidecar_of`). Else data that is not
+    bytes is fed as it is, an untrained network of the zoo gets `unit`, and for any other model the named
+    preprocessings are tried on up to 512 training samples:
 
     1. With BatchNormalization in the model, that preprocessing under which the first such layer sees the mean and
        variance that it kept from training. Refused where none matches.
@@ -68,17 +71,22 @@ def choose_preprocessing(
         model: a Keras model, trained unless `from_zoo`.
         from_zoo: whether the model is an untrained network of the zoo.
         seed: decides which training samples are taken.
+        path: the model's file or folder. Defaults to None, for a model that has none.
 
     Returns:
         The preprocessing, and for the record who or what chose it, with the figures of a measurement.
 
     Raises:
-        RecipeError: the samples do not tell; the message has the figures, and the remedy is to say it.
+        RecipeError: the samples do not tell; the message has the figures, and the remedy is to say it. Or what is
+            written beside the model is damaged.
         DataError: there are no labels.
     """
     wanted = recipe.data.preprocessing
     if isinstance(wanted, Preprocessing):
         return wanted, "the recipe"
+    written = read_sidecar(path) if path is not None else None
+    if written is not None:
+        return written, f"{sidecar_of(path).name}, beside the model"
     if dataset.train.inputs.dtype != np.uint8:
         return NAMED["raw"], "the data, whose values are not 0...255 integers"
     if from_zoo:
