@@ -103,5 +103,32 @@ def test_a_metric_is_of_the_probabilities_of_logits(capsys, tmp_path, metric, lo
         assert of_logits["binary_accuracy"] == pytest.approx(np.mean((outputs["shares"] > 0.5) == labels))
 
 
+def test_preprocessing_is_said_as_in_a_recipe(capsys, folder, tmp_path):
+    """The last of two equal flags counts."""
+    found = []
+    for said in ("unit", "{mean: 0, std: [255]}", "{scale: [-1.0], offset: 0}"):
+        path = tmp_path / "figures.json"
+        flags = ["--metric=crossentropy", f"--preprocessing={said}", f"--json={path}"]
+        assert evaluate(capsys, folder, ["net"], "good", *flags)[0] == 0
+        found.append(json.loads(path.read_text())[0]["sparse_categorical_crossentropy"])
+    assert found[0] == pytest.approx(found[1], rel=1e-5)
+    assert found[0] != pytest.approx(found[2], rel=0.1)
+
+
+@pytest.mark.parametrize(
+    ("said", "expected"),
+    [
+        ("centered", "must be one of raw, unit, signed, {mean, std} or {scale, offset}. Received: centered"),
+        ("{mean: [1, 2], std: [3]}", "Received: 2 and 1"),
+        ("{mean: [1, 2], std: [3, 4]}", "2 numbers for inputs of shape (8, 8, 1)"),
+        ("{scale: 1, ofset: 2}", "Did you mean `offset`?"),
+    ],
+)
+def test_a_wrong_preprocessing_is_refused(capsys, folder, said, expected):
+    code, _, err = evaluate(capsys, folder, ["net"], "good", f"--preprocessing={said}")
+    assert code == 1
+    assert expected in " ".join(err.split())
+
+
 def test_threads_below_one_are_wrong_usage(capsys, folder):
     assert evaluate(capsys, folder, ["net"], None, "--threads=0")[0] == 2
