@@ -21,6 +21,7 @@ from tfcompress.models import zoo
 from tfcompress.models.loading import classes_of, clone, fingerprint, load_model
 from tfcompress.preprocessing_choice import choose_preprocessing
 from tfcompress.recipe import Recipe, load_recipe
+from tfcompress.run_state import MODEL_FILE, is_run_folder, read_state
 from tfcompress.shipping import rehearse
 from tfcompress.techniques.base import STAGES, StepPlan, Technique
 from tfcompress.training import TrainingData, make_loss
@@ -171,9 +172,8 @@ def open_job(
     columns = classes_of(state.model) if dataset.classes else None
     # One column answers yes or no, or with a number: labels are no indices into it.
     check_fits(dataset, tuple(state.model.input_shape[1:]), columns if columns != 1 else None)
-    path = Path(model) if isinstance(model, (str, Path)) and not from_zoo else None
     preprocessing, chosen_by = choose_preprocessing(
-        checked, dataset, state.model, from_zoo=from_zoo, seed=seed, path=path
+        checked, dataset, state.model, from_zoo=from_zoo, seed=seed, path=None if from_zoo else _file_of(model)
     )
     name = model if isinstance(model, (str, Path)) else state.model.name
     training_data = _with_task(TrainingData(dataset, preprocessing, checked.data, checked.task), state.model, seed)
@@ -208,6 +208,13 @@ def _with_task(data: TrainingData, model: Any, seed: int) -> TrainingData:
     return replace(data, from_logits=from_logits)
 
 
+def _file_of(model: Any) -> Path | None:
+    """The file or folder that holds the model; None for an object."""
+    if not isinstance(model, (str, Path)):
+        return None
+    return Path(model) / MODEL_FILE if is_run_folder(Path(model)) else Path(model)
+
+
 def _given_state(model: Any, custom_objects: Mapping[str, Any] | None) -> State:
     if isinstance(model, State):
         return model
@@ -216,9 +223,12 @@ def _given_state(model: Any, custom_objects: Mapping[str, Any] | None) -> State:
         return model.state
     if isinstance(model, str) and not Path(model).exists():
         raise ModelError(
-            f"A model must be a path to a Keras file or the name of a network of the zoo. Received: {model}. "
+            "A model must be a path to a Keras file or to the folder of an earlier run, or the name of a network of "
+            f"the zoo. Received: {model}. "
             f"The zoo has: {', '.join(zoo.names())}."
         )
+    if isinstance(model, (str, Path)) and is_run_folder(Path(model)):
+        return read_state(Path(model), custom_objects)
     # A copy, because a layer of the caller's may be part of other graphs too, and is never to change.
     return State(clone(load_model(model, custom_objects=custom_objects)))
 
@@ -243,7 +253,10 @@ def with_promises(recipe: Recipe, state: State) -> State:
 
 def _refuse_broken_promises(state: State, recipe: Recipe) -> None:
     if state.quantization is not None:
-        raise RecipeError("The model is already quantized by training; no step can follow. Remedy: its earlier state.")
+        raise RecipeError(
+            "The model is already quantized by training; no step can follow. "
+            "Remedy: go on from the folder of its run, which keeps the state before."
+        )
     stages = {_STAGE_OF_PROMISE[promise.kind] for promise in state.promises}
     broken = [
         f"{step.name} would break promises of the earlier run ({stage})"
