@@ -26,6 +26,11 @@ def consumers(model: Any, layer: Any) -> list[Any]:
     return [node.layer for node in _nodes(model) for source in _sources(node) if source is layer]
 
 
+def input_of(model: Any, layer: Any) -> Any:
+    """The tensor that `layer`, which `model` calls once, takes in the graph of `model`."""
+    return next(node.input_tensors for node in _nodes(model) if node.layer is layer)
+
+
 def _nodes(model: Any) -> list[Any]:
     return [node for depth in model._nodes_by_depth.values() for node in depth]
 
