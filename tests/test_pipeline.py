@@ -205,15 +205,12 @@ def test_raw_bytes_can_be_fed_when_preprocessing_is_in_the_graph(digits, network
 
 
 def test_unlabelled_arrays_are_enough_for_calibration(digits, network, tmp_path):
-    result = compress(
-        network, digits[0], "ptq_int8", out=tmp_path / "run", overrides=["data.preprocessing=unit", *FAST]
-    )
+    result = compress(network, digits[0], "ptq_int8", out=tmp_path / "run", overrides=FAST)
     assert result.evidence.metric is None
+    assert result.evidence.preprocessing.scale == pytest.approx(1 / 255), "by the statistics of BatchNormalization"
     assert result.evidence.agreement.argmax > 0.97
     with pytest.raises(DataError, match="Training needs labels"):
         compress(network, digits[0], "int8_qat", out=tmp_path / "trained", overrides=["data.preprocessing=unit"])
-    with pytest.raises(DataError, match="cannot be measured without labels"):
-        compress(network, digits[0], "ptq_int8", out=tmp_path / "unsaid")
     assert [p.name for p in tmp_path.iterdir()] == ["run"]
 
 
@@ -246,9 +243,13 @@ def test_a_network_of_the_zoo_is_trained_first_and_twice_the_same(digits, tmp_pa
 
 def test_train_saves_a_model_that_compress_takes(digits, tmp_path):
     path = train("lenet300", digits, "ptq_int8", out=tmp_path / "t", overrides=["train.epochs=2", "data.batch_size=64"])
-    # Two epochs leave a network too unsure of its answers to tell what it was fed.
-    result = compress(path, digits, "ptq_int8", out=tmp_path / "run", overrides=["data.preprocessing=unit", *FAST])
+    # Two epochs leave a network too unsure of its answers to tell what it was fed: what is written beside it does.
+    result = compress(path, digits, "ptq_int8", out=tmp_path / "run", overrides=FAST)
     assert result.evidence.metric.float > 0.5
+    assert result.evidence.preprocessing.chosen_by == "model.preprocessing.yaml, beside the model"
+    (path.parent / "model.preprocessing.yaml").write_text("signed")
+    with pytest.raises(RunFolderError, match=r"differs in: preprocessing\.name \(\"unit\" there, \"signed\" now\)"):
+        compress(path, digits, "ptq_int8", out=tmp_path / "run", overrides=FAST)
 
 
 def test_convert_writes_one_proven_file_and_c_source(digits, network, tmp_path):

@@ -195,3 +195,23 @@ def test_one_column_answers_yes_or_no_to_integer_labels(data):
     opened = job(net, (inputs, (labels > 1).astype(int)), "ptq_int8", [*FAST, *task])
     assert opened.data.dataset.classes == 2
     assert not opened.data.from_logits
+
+
+@pytest.mark.parametrize("columns", [1, 4])
+def test_logits_of_yes_and_no_are_judged_by_their_probabilities_throughout(data, tmp_path, columns):
+    """Above 0, not above 0.5: in validation, and of both files."""
+    inputs, labels = data
+    targets = (labels > 1).astype(int) if columns == 1 else np.eye(4, dtype=np.float32)[labels]
+    kd.keras.utils.set_random_seed(0)
+    net = kd.keras.Sequential([kd.keras.layers.Dense(columns, input_shape=(12,), name="logits")])
+    task = ["task.loss=binary_crossentropy", "task.metric=binary_accuracy"]
+    opened = job(net, (inputs, targets), "ptq_int8", [*FAST, *task])
+    validation = opened.data.dataset.validation
+    hits = (net.predict(validation.inputs, verbose=0) > 0) == validation.targets.reshape(-1, columns)
+    assert opened.data.validation_score(net).value == pytest.approx(hits.mean())
+    result = compress(net, (inputs, targets), "ptq_int8", overrides=[*FAST, *task], out=tmp_path / "run")
+    outputs = np.load(result.folder / "predictions.npz")
+    for of in ("float", "artifact"):
+        hits = (outputs[of] > 0) == outputs["targets"].reshape(-1, columns)
+        assert getattr(result.evidence.metric, of) == pytest.approx(hits.mean())
+        assert hits.mean() != ((outputs[of] > 0.5) == outputs["targets"].reshape(-1, columns)).mean()

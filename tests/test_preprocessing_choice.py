@@ -101,6 +101,25 @@ def test_batch_normalization_tells_it_by_its_statistics(digits, name):
     assert choose(model, shuffled) == (found, by)
 
 
+def test_batch_normalization_needs_no_labels(digits):
+    model = trained(convolution(), digits, NAMED["signed"].apply, epochs=8)
+    unlabelled = load_data(IMAGES)
+    found, by = choose(model, unlabelled)
+    assert found == NAMED["signed"]
+    assert by.startswith("the distance from the statistics of bn")
+
+
+def test_batch_normalization_in_a_nested_model_counts(digits):
+    layers = kd.keras.layers
+    flat = trained(convolution(), digits, NAMED["unit"].apply, epochs=8)
+    backbone = kd.keras.Sequential(flat.layers[:3], name="backbone")
+    inputs = kd.keras.Input((8, 8, 1))
+    inner = kd.keras.Model(inputs, backbone(layers.Rescaling(1.0)(inputs)))
+    nested = kd.keras.Sequential([layers.Reshape((8, 8, 1), input_shape=(8, 8, 1)), inner, *flat.layers[3:]])
+    assert choose(nested, digits) == choose(flat, digits)
+    assert choose(nested, digits)[1].startswith("the distance from the statistics of bn")
+
+
 def test_no_mistakes_are_not_mistaken_for_the_larger_scale(digits):
     model = trained(perceptron(use_bias=False), digits, NAMED["unit"].apply, epochs=120)
     inputs, targets = digits.train.inputs, digits.train.targets

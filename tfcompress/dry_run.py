@@ -8,9 +8,9 @@ from typing import Any, Unpack
 
 import yaml
 
-from tfcompress.convert.converter import quantized_tflite
 from tfcompress.preparation import Job, JobOptions, open_job
 from tfcompress.recipe import Recipe
+from tfcompress.shipping import rehearse
 from tfcompress.techniques.base import Technique
 from tfcompress.training import Training
 from tfcompress.vocabulary.training import Fit
@@ -21,11 +21,13 @@ _TIMED_BATCHES = 8
 def dry_run(model: Any, data: Any, recipe: Recipe, **options: Unpack[JobOptions]) -> str:
     """The plan of a run, as text; nothing is written.
 
-    Bytes are those of the model as it came, converted now by calibration: training changes values, not the
-    size. Seconds come from a few batches of every step, timed now. Takes the arguments of `compress`.
+    Every step is tried alone on the model as it came, for what a step receives is only known when the one before has
+    trained. Bytes are those of the file that the last step would make of it, low-bit storage included: training
+    changes values, not the size; only the scales of channels that are to share their values become fewer. Seconds
+    come from a few batches of every step, timed now. Takes the arguments of `compress`.
     """
     job = open_job(model, data, recipe, **options)
-    content = quantized_tflite(job.state.model, recipe.number_format, recipe.conversion, job.calibration())
+    file_bytes = _file_bytes(job)
     steps = [("train", None, recipe.train)] if job.from_zoo else []
     steps += [(step.name, step, step.fit) for step in recipe.steps if step.trains and step.fit.epochs]
     lines = [yaml.safe_dump(recipe.plain(), sort_keys=False), "Plan:"]
@@ -35,12 +37,19 @@ def dry_run(model: Any, data: Any, recipe: Recipe, **options: Unpack[JobOptions]
         total += seconds
         lines.append(f"  {name}: {fit.epochs} epochs of {job.data.steps_per_epoch} steps, about {seconds:.0f} s")
     lines.append(f"Training: about {total:.0f} s on this machine; conversion and measurement come on top.")
-    lines.append(f"File: about {len(content):,} bytes (low-bit storage not counted).")
+    lines.append(f"File: about {file_bytes:,} bytes.")
     return "\n".join(lines)
 
 
+def _file_bytes(job: Job) -> int:
+    """Size of the file that the last step, which chooses the arithmetic and the storage, makes of the model."""
+    steps, recipe = job.recipe.steps, job.recipe
+    state = steps[-1].finish(steps[-1].prepare(job.state, job.plan_for(len(steps), steps[-1])))
+    return len(rehearse(state, recipe.conversion, job.data.preprocessing, job.calibration(raw=True)))
+
+
 def _seconds_per_epoch(job: Job, index: int, name: str, step: Technique | None, fit: Fit) -> float:
-    """Time of one epoch, from a few batches behind a first one that compiles."""
+    """Time of one epoch of a step on the model as it came, from a few batches behind a first one that compiles."""
     training, state = Training(name, index, fit, job.data, job.seed), job.state
     if step is not None:
         plan = job.plan_for(index, step)

@@ -113,12 +113,12 @@ def predictions(
     )
 
 
-def metric_evidence(task: Task, outputs: Predictions) -> MetricEvidence | None:
-    """The task's metric of both files; None without labels."""
+def metric_evidence(task: Task, outputs: Predictions, *, from_logits: bool) -> MetricEvidence | None:
+    """The task's metric of both files, whose outputs may be logits; None without labels."""
     if outputs.targets is None:
         return None
-    of_float = score(task, outputs.targets, outputs.float)
-    of_artifact = score(task, outputs.targets, outputs.artifact)
+    of_float = score(task, outputs.targets, outputs.float, from_logits=from_logits)
+    of_artifact = score(task, outputs.targets, outputs.artifact, from_logits=from_logits)
     return MetricEvidence(
         name=of_artifact.name,
         count=of_artifact.count,

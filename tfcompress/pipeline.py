@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,7 +12,7 @@ import numpy as np
 import yaml
 
 from tfcompress import measure
-from tfcompress.atomic import save_atomically, write_atomically
+from tfcompress.atomic import write_atomically
 from tfcompress.card import card
 from tfcompress.convert.c_array import micro_operators, write_c_array
 from tfcompress.convert.converter import float_tflite, warm_up
@@ -22,8 +21,9 @@ from tfcompress.models.loading import clone
 from tfcompress.preparation import Job, JobOptions, open_job
 from tfcompress.recipe import Recipe
 from tfcompress.run_folder import RunFolder
+from tfcompress.run_state import write_state
 from tfcompress.shipping import Shipment, ship
-from tfcompress.techniques.base import Technique
+from tfcompress.techniques.base import STAGES, Technique
 from tfcompress.training import Training, own_random_numbers, seed_everything
 from tfcompress.vocabulary.errors import ModelError
 from tfcompress.vocabulary.evidence import Evidence, PreprocessingEvidence, StageEvidence
@@ -68,7 +68,8 @@ def compress(
 
     Args:
         model: a tf_keras model, a path to one, the name of a network of the zoo (trained first, as the recipe's
-            `train` says), or the `Result` or `State` of an earlier run, whose promises are kept.
+            `train` says), or an earlier run, whose promises are kept: its folder, which holds its state before the
+            file's arithmetic was chosen, or its `Result` or `State` itself.
         data: see `tfcompress.data.load_data`.
         recipe: a recipe, its tree, a YAML file, or the name of one that ships.
         out: the run's folder. Defaults to `tflite_models/<model>-<data>-<recipe>`.
@@ -102,7 +103,7 @@ def train(
     Takes the arguments of `compress`, and goes on where it stopped like it.
 
     Returns:
-        The path of the trained model, `model.h5` in the run's folder.
+        The path of the trained model, `model.h5` in the run's folder; what it expects to be fed is written beside it.
     """
     job = open_job(model, data, recipe, **options)
     if job.state.promises:
@@ -117,12 +118,7 @@ def train(
         folder.write_json("history.json", run.history)
         for name, text in job.data.dataset.files.items():
             folder.write(name, text)
-        path = folder.file("model.h5")
-        with warnings.catch_warnings():
-            # Keras recommends its newer format at every save; .h5 is what other tools read, too.
-            warnings.simplefilter("ignore")
-            save_atomically(path, lambda part: trained.save(part, save_format="h5", include_optimizer=False))
-    return path
+        return write_state(folder, job.state.evolve(model=trained), job.data.preprocessing)
 
 
 def convert(model: Any, data: Any, recipe: Recipe, *, out: Path, **options: Unpack[JobOptions]) -> Proof:
@@ -168,6 +164,8 @@ class _Run:
             self.train(Training(TRAIN, 0, job.recipe.train, job.data, job.seed), TRAIN, state.model)
         float_path = folder.write(FLOAT_FILE, float_tflite(state.model, job.recipe.conversion))
         for index, step in enumerate(job.recipe.steps, start=1):
+            if step.stage == STAGES[-1]:
+                self._keep(state)
             state = self._step(index, step, state)
         folder.write_json("history.json", self.history)
         self._say("converting and proving")
@@ -183,6 +181,13 @@ class _Run:
             write_c_array(artifact, folder.path, artifact.stem)
         folder.write(EVIDENCE_FILE, evidence.model_dump_json(indent=2) + "\n")
         return Result(state.model, artifact, evidence, state, folder.path)
+
+    def _keep(self, state: State) -> None:
+        """Write what another run can go on from; a model that only Python can hold is no reason to stop this one."""
+        try:
+            write_state(self.folder, state, self.job.data.preprocessing)
+        except ModelError as error:
+            self._say(f"No other run can go on from this folder: {error}")
 
     def _step(self, index: int, step: Technique, state: State) -> State:
         job = self.job
@@ -233,7 +238,7 @@ class _Run:
         of_float = measure.float_evidence(float_path, latency)
         of_artifact = measure.artifact_evidence(artifact, shipment, latency)
         return Evidence(
-            metric=measure.metric_evidence(job.recipe.task, outputs),
+            metric=measure.metric_evidence(job.recipe.task, outputs, from_logits=job.data.from_logits),
             agreement=measure.agreement_evidence(artifact, outputs),
             float=of_float,
             artifact=of_artifact,

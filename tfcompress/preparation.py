@@ -15,16 +15,17 @@ from tfcompress import keras_door as kd
 from tfcompress.data import Split, load_data
 from tfcompress.data.preprocessing import NAMED
 from tfcompress.data.sources import check_fits
-from tfcompress.evaluate.metric import score
+from tfcompress.evaluate.metric import score, takes_logits
 from tfcompress.measure import versions
 from tfcompress.models import zoo
 from tfcompress.models.inputs import input_dtype, token_limit
 from tfcompress.models.loading import classes_of, clone, fingerprint, load_model
 from tfcompress.preprocessing_choice import choose_preprocessing
 from tfcompress.recipe import Recipe, load_recipe
+from tfcompress.run_state import MODEL_FILE, is_run_folder, read_state
 from tfcompress.shipping import rehearse
 from tfcompress.techniques.base import STAGES, StepPlan, Technique
-from tfcompress.training import TrainingData, make_loss, takes_logits
+from tfcompress.training import TrainingData, make_loss
 from tfcompress.vocabulary.errors import DataError, ModelError, RecipeError
 from tfcompress.vocabulary.reporter import Reporter
 from tfcompress.vocabulary.state import State
@@ -76,6 +77,7 @@ class Job:
             "promises": [asdict(promise) for promise in state.promises],
             "lineage": dict(state.lineage.places),
             "data": [_fingerprint_of(split) for split in self.data.dataset.splits.values()],
+            "preprocessing": self.data.preprocessing.model_dump(mode="json"),
             "recipe": recipe,
             "seed": self.seed,
             "versions": versions(),
@@ -173,11 +175,13 @@ def open_job(
     # One column answers yes or no, or with a number: labels are no indices into it.
     known = None if columns == 1 else columns
     check_fits(dataset, tuple(state.model.input_shape[1:]), known, token_limit(state.model))
-    preprocessing, chosen_by = choose_preprocessing(checked, dataset, state.model, from_zoo=from_zoo, seed=seed)
+    preprocessing, chosen_by = choose_preprocessing(
+        checked, dataset, state.model, from_zoo=from_zoo, seed=seed, path=None if from_zoo else _file_of(model)
+    )
     name = model if isinstance(model, (str, Path)) else state.model.name
     training_data = _with_task(TrainingData(dataset, preprocessing, checked.data, checked.task), state.model, seed)
     if training_data.from_logits:
-        reporter.message("The model gives logits; its cross-entropy is computed from them")
+        reporter.message("The model gives logits: its cross-entropy takes them, metrics by name the probabilities")
     return Job(checked, state, str(name), from_zoo, training_data, chosen_by, seed, reporter)
 
 
@@ -196,14 +200,22 @@ def _with_task(data: TrainingData, model: Any, seed: int) -> TrainingData:
         outputs, targets = np.asarray(model.predict(few, verbose=0)), validation.targets[:_TRIED_SAMPLES]
         loss = make_loss(data.task, from_logits)
         try:
-            loss(targets, outputs)
+            # Of tensors, unlike arrays, Keras brings the shapes together, as it does in training.
+            loss(kd.tf.constant(targets), kd.tf.constant(outputs))
         except (ValueError, TypeError, kd.tf.errors.InvalidArgumentError) as error:
             raise RecipeError(
                 f"task.loss must take the targets {targets.shape} and the model's outputs {outputs.shape}. "
                 f"{data.task.loss} does not: {str(error).splitlines()[0]}"
             ) from error
-        score(data.task, targets, outputs)
+        score(data.task, targets, outputs, from_logits=from_logits)
     return replace(data, from_logits=from_logits)
+
+
+def _file_of(model: Any) -> Path | None:
+    """The file or folder that holds the model; None for an object."""
+    if not isinstance(model, (str, Path)):
+        return None
+    return Path(model) / MODEL_FILE if is_run_folder(Path(model)) else Path(model)
 
 
 def _given_state(model: Any, custom_objects: Mapping[str, Any] | None) -> State:
@@ -214,9 +226,12 @@ def _given_state(model: Any, custom_objects: Mapping[str, Any] | None) -> State:
         return model.state
     if isinstance(model, str) and not Path(model).exists():
         raise ModelError(
-            f"A model must be a path to a Keras file or the name of a network of the zoo. Received: {model}. "
+            "A model must be a path to a Keras file or to the folder of an earlier run, or the name of a network of "
+            f"the zoo. Received: {model}. "
             f"The zoo has: {', '.join(zoo.names())}."
         )
+    if isinstance(model, (str, Path)) and is_run_folder(Path(model)):
+        return read_state(Path(model), custom_objects)
     # A copy, because a layer of the caller's may be part of other graphs too, and is never to change.
     return State(clone(load_model(model, custom_objects=custom_objects)))
 
@@ -241,7 +256,10 @@ def with_promises(recipe: Recipe, state: State) -> State:
 
 def _refuse_broken_promises(state: State, recipe: Recipe) -> None:
     if state.quantization is not None:
-        raise RecipeError("The model is already quantized by training; no step can follow. Remedy: its earlier state.")
+        raise RecipeError(
+            "The model is already quantized by training; no step can follow. "
+            "Remedy: go on from the folder of its run, which keeps the state before."
+        )
     stages = {_STAGE_OF_PROMISE[promise.kind] for promise in state.promises}
     broken = [
         f"{step.name} would break promises of the earlier run ({stage})"

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,9 +20,11 @@ import numpy as np
 from tfcompress import keras_door as kd
 from tfcompress.data.dataset import Dataset
 from tfcompress.data.preprocessing import NAMED, Preprocessing
-from tfcompress.evaluate.metric import is_binary, is_distribution
+from tfcompress.evaluate.metric import cross_entropy_of, is_binary, is_distribution, takes_logits
+from tfcompress.models.graph import calls, input_of
+from tfcompress.preprocessing_file import read_sidecar, sidecar_of
 from tfcompress.recipe import Recipe
-from tfcompress.training import make_loss, takes_logits
+from tfcompress.training import make_loss
 from tfcompress.vocabulary.errors import DataError, RecipeError
 from tfcompress.vocabulary.training import Task
 
@@ -46,16 +49,16 @@ _FAR_LESS_SURE = 8.0
 
 
 def choose_preprocessing(
-    recipe: Recipe, dataset: Dataset, model: Any, *, from_zoo: bool, seed: int
+    recipe: Recipe, dataset: Dataset, model: Any, *, from_zoo: bool, seed: int, path: Path | None = None
 ) -> tuple[Preprocessing, str]:
     """The preprocessing that `model` expects, and who decided on it.
 
-    What the recipe says holds. Else data that is not bytes, encoded text and sound among it, is fed as it is, an
-    untrained network of the zoo gets `unit`, and for any other model the named preprocessings are tried on up to 512
-    training samples:
+    What the recipe says holds, then what is written beside the model's file (`sidecar_of`). Else data that is not
+    bytes, encoded text and sound among it, is fed as it is, an untrained network of the zoo gets `unit`, and for any
+    other model the named preprocessings are tried on up to 512 training samples:
 
     1. With BatchNormalization in the model, that preprocessing under which the first such layer sees the mean and
-       variance that it kept from training. Refused where none matches.
+       variance that it kept from training; this needs no labels. Refused where none matches.
     2. A classifier: that preprocessing under which it is most accurate (others may be behind by chance only) and its
        mean confidence is its accuracy. Among several, which needs a model without mistakes, the one that is far less
        sure: the surer ones are only scaled up.
@@ -69,30 +72,36 @@ def choose_preprocessing(
         model: a Keras model, trained unless `from_zoo`.
         from_zoo: whether the model is an untrained network of the zoo.
         seed: decides which training samples are taken.
+        path: the model's file or folder. Defaults to None, for a model that has none.
 
     Returns:
         The preprocessing, and for the record who or what chose it, with the figures of a measurement.
 
     Raises:
-        RecipeError: the samples do not tell; the message has the figures, and the remedy is to say it.
-        DataError: there are no labels.
+        RecipeError: the samples do not tell; the message has the figures, and the remedy is to say it. Or what is
+            written beside the model is damaged.
+        DataError: there are no labels, and no BatchNormalization that would do without.
     """
     wanted = recipe.data.preprocessing
     if isinstance(wanted, Preprocessing):
         return wanted, "the recipe"
     if dataset.encoding is not None:
         return NAMED["raw"], f"{dataset.encoding.setting}, which prepares the inputs"
+    written = read_sidecar(path) if path is not None else None
+    if written is not None:
+        return written, f"{sidecar_of(path).name}, beside the model"
     if dataset.train.inputs.dtype != np.uint8:
         return NAMED["raw"], "the data, whose values are not 0...255 integers"
     if from_zoo:
         return NAMED["unit"], "the zoo"
-    if dataset.train.targets is None:
-        raise DataError(
-            f"What the model expects to be fed cannot be measured without labels. Remedy: say it, {_REMEDY}."
-        )
     order = np.random.default_rng(seed).permutation(dataset.train.count)
     samples = dataset.train.at(np.sort(order[:_SAMPLES]))
     finding = _by_statistics(model, samples.inputs)
+    if finding is None and samples.targets is None:
+        raise DataError(
+            "What the model expects to be fed cannot be measured without labels, nor by BatchNormalization. "
+            f"Remedy: say it, {_REMEDY}."
+        )
     if finding is None:
         outputs = {name: np.asarray(model.predict(way.apply(samples.inputs), verbose=0)) for name, way in NAMED.items()}
         finding = _by_labels(recipe.task, samples.targets, outputs)
@@ -116,18 +125,12 @@ class _Finding:
 
 
 def _by_statistics(model: Any, inputs: np.ndarray) -> _Finding | None:
-    """The test by BatchNormalization; None where it cannot tell, as without such a layer outside nested models."""
-    normalization = next(
-        (
-            layer
-            for layer in model.layers
-            if isinstance(layer, kd.keras.layers.BatchNormalization) and len(layer.inbound_nodes) == 1
-        ),
-        None,
-    )
-    if normalization is None:
+    """The test by the first BatchNormalization, in nested models too; None where it cannot tell, or there is none."""
+    found = _first_normalization(model)
+    if found is None:
         return None
-    probe = _moments_before(normalization, model)
+    normalization, entering = found
+    probe = kd.keras.Model(model.inputs, _moments(entering, normalization.axis[0]))
     distances = {name: _distance(normalization, probe, way.apply(inputs)) for name, way in NAMED.items()}
     same = [name for name, distance in distances.items() if distance <= _SAME_STATISTICS]
     if len(same) > 1:  # something before the layer takes the scale away
@@ -141,13 +144,26 @@ def _by_statistics(model: Any, inputs: np.ndarray) -> _Finding | None:
     )
 
 
-def _moments_before(normalization: Any, model: Any) -> Any:
-    """A model that gives each sample's mean and mean square of every channel that enters `normalization`."""
+def _first_normalization(model: Any) -> tuple[Any, Any] | None:
+    """The first BatchNormalization that is called once, and the tensor that enters it, of the graph of `model`."""
+    for layer in model.layers:
+        if calls(model, layer) != 1:
+            continue
+        if isinstance(layer, kd.keras.layers.BatchNormalization):
+            return layer, input_of(model, layer)
+        if isinstance(layer, kd.keras.Model):
+            inside = _first_normalization(layer)
+            if inside is not None:
+                return inside[0], kd.keras.Model(layer.inputs, inside[1])(input_of(model, layer))
+    return None
+
+
+def _moments(values: Any, channel: int) -> tuple[Any, Any]:
+    """Each sample's mean and mean square of every channel, the axis `channel` of a graph's tensor `values`."""
     tf = kd.tf
-    values = tf.cast(normalization.get_input_at(0), "float64")
-    channel = normalization.axis[0]
+    values = tf.cast(values, "float64")
     axes = [axis for axis in range(1, values.shape.rank) if axis != channel]
-    return kd.keras.Model(model.inputs, (tf.reduce_mean(values, axes), tf.reduce_mean(tf.square(values), axes)))
+    return tf.reduce_mean(values, axes), tf.reduce_mean(tf.square(values), axes)
 
 
 def _distance(normalization: Any, probe: Any, inputs: np.ndarray) -> float:
@@ -167,8 +183,9 @@ def _by_labels(task: Task, targets: np.ndarray, outputs: Mapping[str, np.ndarray
     """The test by accuracy and confidence, or by the loss where outputs are no probabilities of classes."""
     finite = {name: values for name, values in outputs.items() if np.isfinite(values).all()}
     kind = _kind(task, targets, next(iter(outputs.values())))
-    # A model gives logits under every preprocessing or under none.
-    judged_as = Task(loss=kind) if kind else task
+    # What the loss does not tell the kind of outputs may. All at once: a model gives logits under every preprocessing
+    # or under none.
+    judged_as = Task(loss=kind) if kind and cross_entropy_of(task) is None else task
     from_logits = bool(finite) and takes_logits(judged_as, np.concatenate(list(finite.values())))
     if kind is None:
         loss = make_loss(task, from_logits)

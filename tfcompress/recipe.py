@@ -22,6 +22,9 @@ from tfcompress.vocabulary.schema import Schema
 from tfcompress.vocabulary.state import NumberFormat
 from tfcompress.vocabulary.training import Fit, Task
 
+Lines = Mapping[tuple, int]
+"""The line of every key and list item of a text, by its path."""
+
 AnyTechnique = Annotated[
     functools.reduce(operator.or_, techniques().values()),
     Field(discriminator="technique"),
@@ -116,8 +119,7 @@ def load_recipe(source: str | Path | Mapping[str, Any] | Recipe, overrides: Sequ
     try:
         return Recipe.model_validate(tree)
     except ValidationError as error:
-        problems = "\n  ".join(dict.fromkeys(_problem(issue, tree, lines) for issue in error.errors()))
-        raise RecipeError(f"{origin} cannot run as written:\n  {problems}") from None
+        raise RecipeError(f"{origin} cannot run as written:\n  {problems_in(error, tree, lines)}") from None
 
 
 def _order_problems(steps: Sequence[Technique]) -> Iterator[str]:
@@ -153,18 +155,27 @@ def _read(source: str | Path) -> tuple[str, str]:
         raise RecipeError(f"{source} must be text in UTF-8: {error}") from None
 
 
-def _parse(origin: str, text: str) -> tuple[dict[str, Any], dict[tuple, int]]:
-    """The tree of a YAML text, and the line of every key and list item by its path."""
+def _parse(origin: str, text: str) -> tuple[dict[str, Any], Lines]:
+    """The tree of a recipe's text, named after its file, and its lines."""
+    tree, lines = parse_yaml(origin, text)
+    if not isinstance(tree, dict):
+        raise RecipeError(f"{origin} must hold a mapping with the key `steps`. Received: {type(tree).__name__}.")
+    return {"name": Path(origin).stem, **tree}, lines
+
+
+def parse_yaml(origin: str, text: str) -> tuple[Any, Lines]:
+    """What a YAML text holds, and the line of every key and list item by its path.
+
+    Raises:
+        RecipeError: it is no YAML, or a key stands twice; the message begins with `origin`.
+    """
     try:
         tree = yaml.safe_load(text)
-        lines = dict(_lines(yaml.compose(text), ())) if isinstance(tree, dict) else {}
+        return tree, dict(_lines(yaml.compose(text), ())) if isinstance(tree, dict) else {}
     except yaml.YAMLError as error:
         raise RecipeError(f"{origin} is not valid YAML: {error}") from None
     except _TwiceError as error:
         raise RecipeError(f"{origin}: {error}") from None
-    if not isinstance(tree, dict):
-        raise RecipeError(f"{origin} must hold a mapping with the key `steps`. Received: {type(tree).__name__}.")
-    return {"name": Path(origin).stem, **tree}, lines
 
 
 class _TwiceError(ValueError):
@@ -222,26 +233,38 @@ def _step_name(step: Mapping[str, Any]) -> str:
     return str(step.get("name") or step.get("technique"))
 
 
-def _problem(issue: Mapping[str, Any], tree: Mapping[str, Any], lines: Mapping[tuple, int]) -> str:
+def problems_in(error: ValidationError, tree: Any, lines: Lines, schema: Any = Recipe) -> str:
+    """Everything that is wrong with `tree`, each with its place, the rule and what came, a line for each.
+
+    Args:
+        error: pydantic's.
+        tree: what was validated.
+        lines: see `parse_yaml`; empty when there was no text.
+        schema: what `tree` was validated by. Defaults to `Recipe`.
+    """
+    return "\n  ".join(dict.fromkeys(_problem(issue, tree, lines, schema) for issue in error.errors()))
+
+
+def _problem(issue: Mapping[str, Any], tree: Any, lines: Lines, schema: Any) -> str:
     """One line for one pydantic issue: the place in the file, the rule, and what came."""
     path, shown = _place(issue["loc"], tree)
     line = next((lines[path[:end]] for end in range(len(path), 0, -1) if path[:end] in lines), None)
     where = ", ".join(filter(None, [f"line {line}" if line and lines else "", shown]))
+    at = f"{where}: " if where else ""
     if issue["type"] == "extra_forbidden":
-        return f"{where}: unknown key.{_near_key(path, tree)}"
+        return f"{at}unknown key.{_near_key(path, tree, schema)}"
     if issue["type"] == "missing":
-        return f"{where}: this key is required"
+        return f"{at}this key is required"
     if issue["type"] in ("union_tag_invalid", "union_tag_not_found"):
         came = issue["input"].get("technique") if isinstance(issue["input"], dict) else issue["input"]
-        return f"{where}: `technique` must be one of {', '.join(sorted(techniques()))}. Received: {came}"
+        return f"{at}`technique` must be one of {', '.join(sorted(techniques()))}. Received: {came}"
     if issue["type"] == "value_error":
-        text = str(issue["ctx"]["error"]).replace("\n", "\n  ")
-        return f"{where}: {text}" if where else text
+        return at + str(issue["ctx"]["error"]).replace("\n", "\n  ")
     rule = issue["msg"].replace("Input should be", "must be")
-    return f"{where}: {rule}. Received: {issue['input']!r}"
+    return f"{at}{rule}. Received: {issue['input']!r}"
 
 
-def _place(location: Sequence[str | int], tree: Mapping[str, Any]) -> tuple[tuple, str]:
+def _place(location: Sequence[str | int], tree: Any) -> tuple[tuple, str]:
     """A pydantic location as the path in the raw tree, and as a person would say it.
 
     Pydantic mixes in the names of the alternatives it tried; what is no key of the tree is dropped, but for the
@@ -262,8 +285,7 @@ def _place(location: Sequence[str | int], tree: Mapping[str, Any]) -> tuple[tupl
     return path, ".".join(shown)
 
 
-def _near_key(path: tuple, tree: Mapping[str, Any]) -> str:
-    schema: Any = Recipe
+def _near_key(path: tuple, tree: Mapping[str, Any], schema: Any) -> str:
     if path[0] == "steps" and len(path) > 2:
         schema = techniques()[tree["steps"][path[1]]["technique"]]
         path = path[2:]

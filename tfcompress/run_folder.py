@@ -16,6 +16,9 @@ import numpy as np
 from tfcompress.atomic import TEMPORARY, write_atomically
 from tfcompress.vocabulary.errors import RunFolderError
 
+RECORD_FILE = "run.json"
+"""What run a folder belongs to."""
+
 _LOCK = ".lock"
 
 
@@ -66,7 +69,7 @@ class RunFolder(contextlib.AbstractContextManager):
             self._lock = None
 
     def _claim(self, identity: dict[str, Any]) -> None:
-        record = self.path / "run.json"
+        record = self.path / RECORD_FILE
         others = [p.name for p in self.path.iterdir() if p.name != _LOCK and not p.name.startswith(TEMPORARY)]
         if others and not record.exists():
             raise RunFolderError(
@@ -75,7 +78,7 @@ class RunFolder(contextlib.AbstractContextManager):
             )
         self._take_lock()
         if not record.exists():
-            self.write_json("run.json", identity)
+            self.write_json(RECORD_FILE, identity)
             return
         try:
             earlier = json.loads(record.read_text(encoding="utf-8"))

@@ -48,10 +48,15 @@ def ship(state: State, settings: ConversionSettings, preprocessing: Preprocessin
     return Shipment(strip_names(content) if settings.strip_names else content, proof, promises)
 
 
-def rehearse(state: State, settings: ConversionSettings, preprocessing: Preprocessing, calibration: np.ndarray) -> None:
+def rehearse(
+    state: State, settings: ConversionSettings, preprocessing: Preprocessing, calibration: np.ndarray
+) -> bytes:
     """Convert a model that is yet to be trained, so that what cannot ship is known before the training.
 
     Takes the arguments of `ship`; the promises of `state` need not be true yet, but their weights must be found.
+
+    Returns:
+        The file as it would ship, of values that are still to change.
 
     Raises:
         ConversionError, PromiseError, RecipeError: as `ship` would, hours later.
@@ -61,6 +66,7 @@ def rehearse(state: State, settings: ConversionSettings, preprocessing: Preproce
         find_weight(flat, state.lineage.place(promise.weight), state.model)
     if settings.c_array:
         micro_operators(content)
+    return strip_names(content) if settings.strip_names else content
 
 
 def _proven(

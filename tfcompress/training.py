@@ -17,7 +17,7 @@ from tfcompress import keras_door as kd
 from tfcompress.data.dataset import Dataset
 from tfcompress.data.preprocessing import Preprocessing
 from tfcompress.data.settings import DataSettings
-from tfcompress.evaluate.metric import Score, score
+from tfcompress.evaluate.metric import Score, cross_entropy_of, score
 from tfcompress.run_folder import RunFolder
 from tfcompress.vocabulary.errors import RecipeError, RunFolderError, TrainingError
 from tfcompress.vocabulary.reporter import Reporter
@@ -54,7 +54,8 @@ class TrainingData:
         batches = self.dataset.batches(
             split, preprocessing=self.preprocessing, batch_size=max(256, self.settings.batch_size)
         )
-        return score(self.task, split.targets, model.predict(batches.map(lambda x, _: x), verbose=0))
+        outputs = model.predict(batches.map(lambda x, _: x), verbose=0)
+        return score(self.task, split.targets, outputs, from_logits=self.from_logits)
 
 
 @dataclass
@@ -259,39 +260,21 @@ def learning_rate(fit: Fit, total_steps: int) -> Any:
     return fit.learning_rate
 
 
-_LOSSES_OF_PROBABILITIES = {
-    "sparse_categorical_crossentropy": "SparseCategoricalCrossentropy",
-    "categorical_crossentropy": "CategoricalCrossentropy",
-    "binary_crossentropy": "BinaryCrossentropy",
-}
-
-
 def make_loss(task: Task, from_logits: bool) -> Any:
-    """The task's loss; a cross-entropy by name takes logits where the model gives them.
+    """The task's loss; a cross-entropy by name takes logits where the model gives them (`takes_logits`).
 
     Raises:
         RecipeError: no loss of Keras has this name.
     """
     losses = kd.keras.losses
-    if from_logits:
-        return getattr(losses, _LOSSES_OF_PROBABILITIES[task.loss])(from_logits=True)
     try:
-        return losses.get(task.loss)
+        loss = losses.get(task.loss)
     except ValueError as error:
         raise RecipeError(f"task.loss must be the name of a Keras loss. Received: {task.loss!r}.") from error
-
-
-def takes_logits(task: Task, outputs: np.ndarray) -> bool:
-    """Whether the task's loss, given by name, must be told that a model's outputs `[n, k]` are logits.
-
-    They are when they cannot be the probabilities that the cross-entropy expects: each in 0...1, and for the
-    categorical ones adding up to 1.
-    """
-    if task.loss not in _LOSSES_OF_PROBABILITIES:
-        return False
-    if outputs.min() < 0 or outputs.max() > 1:
-        return True
-    return task.loss != "binary_crossentropy" and bool(np.abs(outputs.sum(-1) - 1).max() > 1e-2)
+    if not from_logits or not isinstance(task.loss, str):
+        return loss
+    # Keras' name of the class that computes a function: BinaryCrossentropy of binary_crossentropy.
+    return getattr(losses, cross_entropy_of(task).title().replace("_", ""))(from_logits=True)
 
 
 def _variables(owner: Any) -> list[Any]:

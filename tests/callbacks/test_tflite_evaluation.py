@@ -228,3 +228,17 @@ def test_all_wrong_arguments_are_named_at_once():
     message = str(failure.value)
     for part in ("every must be at least 1, and is 0", "'int7'", "3 inputs and 2 targets", "(0, 4)"):
         assert part in message
+
+
+def test_a_metric_by_name_is_of_the_probabilities_of_logits(data):
+    kd.keras.utils.set_random_seed(3)
+    model = kd.keras.Sequential([kd.keras.layers.Flatten(input_shape=(8, 8, 1)), kd.keras.layers.Dense(1)])
+    labels = (data[1] > 0).astype(int)
+    model.compile("adam", kd.keras.losses.BinaryCrossentropy(from_logits=True))
+    evaluation = TFLiteEvaluation(data[0][:16], (data[0], labels), Task(loss="binary_crossentropy"))
+    model.fit(data[0], labels, verbose=0, callbacks=[evaluation])
+    outputs = model.predict(data[0], verbose=0)[:, 0]
+    [record] = evaluation.history
+    assert record.float_metric == pytest.approx(np.mean((outputs > 0) == labels))
+    assert record.float_metric != pytest.approx(np.mean((outputs > 0.5) == labels))
+    assert record.tflite_metric == pytest.approx(record.float_metric, abs=0.05)

@@ -76,5 +76,59 @@ def test_one_column_answers_two_labels(capsys, folder, tmp_path):
     assert 0 <= json.loads(path.read_text())[0]["binary_accuracy"] <= 1
 
 
+@pytest.mark.parametrize(("metric", "loss"), [("accuracy", None), ("AUC", "binary_crossentropy")])
+def test_a_metric_is_of_the_probabilities_of_logits(capsys, tmp_path, metric, loss):
+    layers = kd.keras.layers
+    outputs = {}
+    for name, activation in (("logits", None), ("shares", "sigmoid")):
+        kd.keras.utils.set_random_seed(0)
+        model = kd.keras.Sequential([layers.Flatten(input_shape=(8, 8, 1)), layers.Dense(1, activation)])
+        kernel = model.layers[1].kernel.numpy()
+        # Answers of both kinds: the middle one at 0.
+        model.layers[1].bias.assign([-np.median(IMAGES.reshape(40, 64) / np.float32(255) @ kernel)])
+        (tmp_path / f"{name}.tflite").write_bytes(kd.tf.lite.TFLiteConverter.from_keras_model(model).convert())
+        outputs[name] = model.predict(IMAGES / np.float32(255), verbose=0)[:, 0]
+    labels = (outputs["logits"] + RNG.normal(0, 0.3, 40) > 0).astype(int)
+    assert ((outputs["logits"] > 0.5) != (outputs["logits"] > 0)).any()
+    np.savez(tmp_path / "data.npz", x_train=IMAGES, y_train=labels, x_test=IMAGES, y_test=labels)
+    path = tmp_path / "figures.json"
+    flags = [f"--metric={metric}", f"--json={path}", *([f"--loss={loss}"] if loss else [])]
+    code, _, err = evaluate(capsys, tmp_path, ["logits", "shares"], "data", *flags)
+    assert code == 0, err
+    of_logits, of_shares = (
+        {k: v for k, v in row.items() if k in ("binary_accuracy", "auc")} for row in json.loads(path.read_text())
+    )
+    assert of_logits == pytest.approx(of_shares, rel=1e-5)
+    if metric == "accuracy":
+        assert of_logits["binary_accuracy"] == pytest.approx(np.mean((outputs["shares"] > 0.5) == labels))
+
+
+def test_preprocessing_is_said_as_in_a_recipe(capsys, folder, tmp_path):
+    """The last of two equal flags counts."""
+    found = []
+    for said in ("unit", "{mean: 0, std: [255]}", "{scale: [-1.0], offset: 0}"):
+        path = tmp_path / "figures.json"
+        flags = ["--metric=crossentropy", f"--preprocessing={said}", f"--json={path}"]
+        assert evaluate(capsys, folder, ["net"], "good", *flags)[0] == 0
+        found.append(json.loads(path.read_text())[0]["sparse_categorical_crossentropy"])
+    assert found[0] == pytest.approx(found[1], rel=1e-5)
+    assert found[0] != pytest.approx(found[2], rel=0.1)
+
+
+@pytest.mark.parametrize(
+    ("said", "expected"),
+    [
+        ("centered", "must be one of raw, unit, signed, {mean, std} or {scale, offset}. Received: centered"),
+        ("{mean: [1, 2], std: [3]}", "Received: 2 and 1"),
+        ("{mean: [1, 2], std: [3, 4]}", "2 numbers for inputs of shape (8, 8, 1)"),
+        ("{scale: 1, ofset: 2}", "Did you mean `offset`?"),
+    ],
+)
+def test_a_wrong_preprocessing_is_refused(capsys, folder, said, expected):
+    code, _, err = evaluate(capsys, folder, ["net"], "good", f"--preprocessing={said}")
+    assert code == 1
+    assert expected in " ".join(err.split())
+
+
 def test_threads_below_one_are_wrong_usage(capsys, folder):
     assert evaluate(capsys, folder, ["net"], None, "--threads=0")[0] == 2

@@ -6,7 +6,7 @@ from hypothesis.extra import numpy as arrays
 from sklearn.metrics import roc_auc_score
 
 from tfcompress import keras_door as kd
-from tfcompress.evaluate import Score, drop_points, score
+from tfcompress.evaluate import Score, drop_points, loss_spoken_of, score, takes_logits
 from tfcompress.vocabulary.errors import EvaluationError, RecipeError
 from tfcompress.vocabulary.training import Task
 
@@ -264,3 +264,93 @@ def _score(value, higher=True, name="accuracy"):
 )
 def test_drop_points(before, after, drop):
     assert drop_points(before, after) == drop
+
+
+LOGITS = (RNG.normal(size=(40, 3)) * 3).astype(np.float32)
+SIGMOID, SOFTMAX = 1 / (1 + np.exp(-LOGITS)), np.exp(LOGITS) / np.exp(LOGITS).sum(-1, keepdims=True)
+
+
+@pytest.mark.parametrize(
+    ("loss", "metric", "targets", "probabilities"),
+    [
+        ("binary_crossentropy", "accuracy", (RNG.uniform(size=(40, 3)) < SIGMOID).astype(int), SIGMOID),
+        ("binary_crossentropy", "AUC", (RNG.uniform(size=(40, 3)) < SIGMOID).astype(int), SIGMOID),
+        ("BinaryCrossentropy", "binary_crossentropy", (SIGMOID > 0.4).astype(int), SIGMOID),
+        ("sparse_categorical_crossentropy", "crossentropy", LABELS, SOFTMAX),
+        ("sparse_categorical_crossentropy", "SparseTopKCategoricalAccuracy", LABELS, SOFTMAX),
+        ("categorical_crossentropy", "MeanSquaredError", np.eye(3)[LABELS], SOFTMAX),
+    ],
+)
+def test_a_metric_by_name_is_of_the_probabilities_that_logits_stand_for(loss, metric, targets, probabilities):
+    found = score(Task(loss=loss, metric=metric), targets, LOGITS, from_logits=True)
+    assert found.value == pytest.approx(score(Task(loss=loss, metric=metric), targets, probabilities).value, rel=1e-5)
+
+
+def test_one_column_of_logits_answers_yes_above_zero():
+    logits = np.array([[-1.0], [0.2], [0.4], [2.0]])
+    task = Task(loss="binary_crossentropy")
+    assert score(task, np.array([0, 1, 1, 1]), logits, from_logits=True).value == 1
+    assert score(task, np.array([0, 1, 1, 1]), logits).value == 0.5, "without being told it takes probabilities"
+
+
+def test_a_metric_object_gets_logits_as_they_are():
+    targets = (LOGITS > 0).astype(int)
+    at_zero = Task(loss="binary_crossentropy", metric=kd.keras.metrics.BinaryAccuracy(threshold=0.0))
+    assert score(at_zero, targets, LOGITS, from_logits=True).value == 1
+    seen = []
+    task = Task(metric=lambda t, p: seen.append(p) or np.zeros(len(p)), higher_is_better=True)
+    score(task, targets, LOGITS, from_logits=True)
+    assert np.array_equal(seen[0], LOGITS)
+
+
+@pytest.mark.parametrize(
+    ("loss", "outputs", "expected"),
+    [
+        ("sparse_categorical_crossentropy", SOFTMAX, False),
+        ("sparse_categorical_crossentropy", LOGITS, True),
+        ("sparse_categorical_crossentropy", SIGMOID, True),
+        ("sparse_categorical_crossentropy", SIGMOID[:, :1], False),
+        ("categorical_focal_crossentropy", LOGITS, True),
+        ("binary_crossentropy", SIGMOID[:, 0], False),
+        ("bce", SIGMOID, False),
+        ("bce", LOGITS, True),
+        ("mean_squared_error", LOGITS, False),
+        ("no_such_loss", LOGITS, False),
+        (lambda t, p: t - p, LOGITS, False),
+    ],
+)
+def test_outputs_that_cannot_be_probabilities_are_logits_to_a_cross_entropy(loss, outputs, expected):
+    assert takes_logits(Task(loss=loss), outputs) == expected
+
+
+def test_a_loss_object_says_itself_whether_it_takes_logits():
+    losses = kd.keras.losses
+    for make in (losses.BinaryCrossentropy, losses.CategoricalCrossentropy, losses.SparseCategoricalCrossentropy):
+        assert takes_logits(Task(loss=make(from_logits=True)), SOFTMAX)
+        assert not takes_logits(Task(loss=make()), LOGITS)
+    assert not takes_logits(Task(loss=losses.binary_crossentropy), LOGITS)
+
+
+def test_the_rounding_of_an_integer_file_makes_no_logits_of_probabilities():
+    step = 1 / 256
+    shares = np.full((2, 30), 1.4 * step)
+    shares[:, 0] = 1 - 29 * 1.4 * step
+    rounded = np.round(shares / step) * step
+    assert abs(rounded.sum(-1) - 1).max() > 0.01
+    assert takes_logits(Task(), rounded)
+    assert not takes_logits(Task(), rounded, output_step=step)
+
+
+@pytest.mark.parametrize(
+    ("metric", "columns", "loss"),
+    [
+        ("accuracy", 1, "binary_crossentropy"),
+        ("acc", 10, "sparse_categorical_crossentropy"),
+        ("BinaryAccuracy", 4, "binary_crossentropy"),
+        ("sparse_top_k_categorical_accuracy", 10, "sparse_categorical_crossentropy"),
+        ("mean_absolute_error", 1, "mean_squared_error"),
+        ("kullback_leibler_divergence", 4, "mean_squared_error"),
+    ],
+)
+def test_the_loss_that_a_metric_speaks_of(metric, columns, loss):
+    assert loss_spoken_of(metric, columns) == loss

@@ -13,7 +13,7 @@ from tfcompress.convert.converter import quantized_tflite
 from tfcompress.convert.flatbuffer import Flatbuffer
 from tfcompress.convert.proof import prove_integer, require_integer
 from tfcompress.convert.settings import ConversionSettings
-from tfcompress.evaluate import predict, score
+from tfcompress.evaluate import predict, score, takes_logits
 from tfcompress.vocabulary.errors import DataError, RecipeError
 from tfcompress.vocabulary.state import NumberFormat
 from tfcompress.vocabulary.training import Task
@@ -53,7 +53,8 @@ class TFLiteEvaluation(kd.keras.callbacks.Callback):
     Args:
         calibration: training inputs as the model takes them, `[n, ...]`.
         validation: inputs `[m, ...]` and targets `[m, ...]`, of samples that the model does not train on.
-        task: gives the metric. Defaults to `Task()`: classification, judged by its accuracy.
+        task: gives the metric, and the loss by which logits are known (`takes_logits`). Defaults to `Task()`:
+            classification, judged by its accuracy.
         every: epochs from one evaluation to the next. Defaults to 1.
         number_format: arithmetic of the file. Defaults to `int8`.
 
@@ -122,8 +123,9 @@ class TFLiteEvaluation(kd.keras.callbacks.Callback):
             self._check_fit(model)
             content = self._convert(model)
             simulated = model.predict(self.inputs, verbose=0)
-        float_score = score(self.task, self.targets, simulated)
-        tflite_score = score(self.task, self.targets, predict(content, self.inputs))
+        from_logits = takes_logits(self.task, simulated)
+        float_score = score(self.task, self.targets, simulated, from_logits=from_logits)
+        tflite_score = score(self.task, self.targets, predict(content, self.inputs), from_logits=from_logits)
         name = self.task.metric if isinstance(self.task.metric, str) else float_score.name
         return TFLiteRecord(epoch, name, float_score.value, tflite_score.value, len(content))
 

@@ -19,8 +19,8 @@ def define_model_and_data(values: flags.FlagValues) -> None:
     flags.DEFINE_string(
         "model",
         None,
-        "A Keras 2 model (.h5, .keras, SavedModel folder), or a network of the zoo, e.g. resnet8 or "
-        "mobilenet_v1:width=0.25.",
+        "A Keras 2 model (.h5, .keras, SavedModel folder), the folder of an earlier run, or a network of the zoo, e.g. "
+        "resnet8 or mobilenet_v1:width=0.25.",
         flag_values=values,
         required=True,
     )

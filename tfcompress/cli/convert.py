@@ -24,9 +24,7 @@ def define_flags(values: flags.FlagValues) -> None:
             f"Type of the file's {side}s. Default: that of its arithmetic.",
             flag_values=values,
         )
-    flags.DEFINE_string(
-        "preprocessing", "auto", "What the model expects of its input: auto, raw, unit or signed.", flag_values=values
-    )
+    flags.DEFINE_string("preprocessing", "auto", "What the model is fed, as in a recipe.", flag_values=values)
     flags.DEFINE_bool("preprocessing_in_graph", False, "Let the file take raw values.", flag_values=values)
     flags.DEFINE_bool("allow_float", False, "Report operators left in float instead of failing.", flag_values=values)
     flags.DEFINE_bool("c_array", False, "Also write C source and header beside the file.", flag_values=values)
@@ -41,10 +39,10 @@ def run(values: flags.FlagValues) -> None:
     recipe = load_recipe(
         {
             "name": "convert",
-            "data": {"preprocessing": values.preprocessing},
             "steps": [{"technique": "post_training", "number_format": values.format}],
             "conversion": {name: values[name].value for name in names},
-        }
+        },
+        [f"data.preprocessing={values.preprocessing}"],
     )
     proof = convert(
         values.model,

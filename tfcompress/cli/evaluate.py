@@ -33,8 +33,20 @@ def define_flags(values: flags.FlagValues) -> None:
     )
     flags.DEFINE_string("dataset", None, "Whose test split gives the metric; without it there is no metric.", **define)
     flags.DEFINE_string("data_dir", None, "Where TFDS keeps prepared data sets.", **define)
-    flags.DEFINE_string("preprocessing", None, "raw, unit or signed: what is fed. Needed with --dataset.", **define)
+    flags.DEFINE_string(
+        "preprocessing",
+        None,
+        "What is fed, as in a recipe: raw, unit, signed, '{mean: [...], std: [...]}'. Needed with --dataset.",
+        **define,
+    )
     flags.DEFINE_string("metric", "accuracy", "Keras name of the metric.", **define)
+    flags.DEFINE_string(
+        "loss",
+        None,
+        "Keras name of the loss that the models were trained with: of logits a metric is computed as of the "
+        "probabilities they stand for. Default: the cross-entropy that goes with --metric, if any.",
+        **define,
+    )
     flags.DEFINE_enum("kernels", "xnnpack", _KERNELS, "Which kernels run.", **define)
     flags.DEFINE_multi_integer("threads", [1], "Threads of a latency measurement. Repeatable.", lower_bound=1, **define)
     flags.DEFINE_float(
@@ -82,27 +94,31 @@ def _scores(
 ) -> dict[str, dict[str, float]]:
     """Each model's metric on the test split, with its standard error."""
     from tfcompress.data import load_data
-    from tfcompress.data.preprocessing import NAMED
     from tfcompress.data.settings import DataSettings
-    from tfcompress.evaluate import predict, score
+    from tfcompress.evaluate import loss_spoken_of, predict, score, takes_logits
+    from tfcompress.preprocessing_file import parse_preprocessing
     from tfcompress.vocabulary.training import Task
 
-    if values.preprocessing not in NAMED:
+    if values.preprocessing is None:
         raise DataError(
-            f"With --dataset, --preprocessing must say what the model is fed: {', '.join(NAMED)}. "
-            f"Received: {values.preprocessing}."
+            "With --dataset, --preprocessing must say what the models are fed, as data.preprocessing of a recipe does. "
+            "Remedy: what the model's card says, e.g. --preprocessing=unit."
         )
+    preprocessing = parse_preprocessing("--preprocessing", values.preprocessing)
     reporter.message("Loading data")
     shape = next(iter(types.values())).input.shape[1:]
     dataset = load_data(
         values.dataset, data_dir=values.data_dir, settings=DataSettings(), input_shape=_opened(shape), seed=values.seed
     )
     _check_data(dataset, types)
-    inputs = NAMED[values.preprocessing].apply(dataset.test.inputs)
+    inputs = preprocessing.apply(dataset.test.inputs)
     found = {}
     for name, path in models.items():
         outputs = predict(path, inputs, kernels=values.kernels, progress=partial(reporter.progress, f"metric, {name}"))
-        result = score(Task(metric=values.metric), dataset.test.targets, outputs)
+        columns = outputs.shape[-1] if outputs.ndim > 1 else 1
+        task = Task(loss=values.loss or loss_spoken_of(values.metric, columns), metric=values.metric)
+        from_logits = takes_logits(task, outputs, output_step=types[name].output.scale)
+        result = score(task, dataset.test.targets, outputs, from_logits=from_logits)
         found[name] = {result.name: result.value, "standard_error": result.standard_error}
     return found
 

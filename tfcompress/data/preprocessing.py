@@ -38,13 +38,13 @@ class Preprocessing(Schema):
     @model_validator(mode="before")
     @classmethod
     def _from_short_forms(cls, value: Any) -> Any:
-        if isinstance(value, str):
-            if value not in _NAMED:
-                raise ValueError(
-                    f"must be one of {', '.join(_NAMED)}, {{mean, std}} or {{scale, offset}}. Received: {value}"
-                )
+        if isinstance(value, str) and value in _NAMED:
             scale, offset = _NAMED[value]
             return {"name": value, "scale": scale, "offset": offset}
+        if not isinstance(value, (Mapping, Preprocessing)):
+            raise ValueError(
+                f"must be one of {', '.join(_NAMED)}, {{mean, std}} or {{scale, offset}}. Received: {value}"
+            )
         if isinstance(value, Mapping) and {"mean", "std"} & set(value):
             return _standardizing(value)
         return value

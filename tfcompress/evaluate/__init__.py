@@ -4,7 +4,7 @@ from tfcompress.evaluate.agreement import Agreement, agreement
 from tfcompress.evaluate.delegation import Delegation, delegation
 from tfcompress.evaluate.interpreter import Kernels, open_interpreter
 from tfcompress.evaluate.latency import Latency, LatencyReport, measure_latency
-from tfcompress.evaluate.metric import Score, drop_points, score
+from tfcompress.evaluate.metric import Score, drop_points, loss_spoken_of, score, takes_logits
 from tfcompress.evaluate.prediction import IoTypes, TensorType, io_types, output_step, predict
 
 __all__ = [
@@ -20,9 +20,11 @@ __all__ = [
     "delegation",
     "drop_points",
     "io_types",
+    "loss_spoken_of",
     "measure_latency",
     "open_interpreter",
     "output_step",
     "predict",
     "score",
+    "takes_logits",
 ]

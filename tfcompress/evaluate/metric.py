@@ -30,6 +30,14 @@ _BY_SHAPE = {
 }
 
 _BINARY_LOSSES = frozenset({"binary_crossentropy", "binary_focal_crossentropy"})
+_CATEGORICAL_LOSSES = frozenset(
+    {"categorical_crossentropy", "categorical_focal_crossentropy", "sparse_categorical_crossentropy"}
+)
+
+_BEYOND = 1e-4
+"""By how much the rounding of float32 may lead a probability out of 0...1."""
+_SUM_OFF = 1e-2
+"""By how much the probabilities of a sample may add up to something else than 1."""
 
 # Functions and classes of tf_keras.metrics of which more is better; of all its others, less is.
 _MORE_IS_BETTER = frozenset(
@@ -69,8 +77,13 @@ class Score:
         return self.higher_is_better and 0 <= self.value <= 1 and self.name not in _NOT_SHARES
 
 
-def score(task: Task, targets: np.ndarray, predictions: np.ndarray) -> Score:
+def score(task: Task, targets: np.ndarray, predictions: np.ndarray, *, from_logits: bool = False) -> Score:
     """The task's metric of `predictions` against `targets`.
+
+    Keras' metrics by name expect probabilities. Of logits (`from_logits`) a metric given by its name is therefore
+    computed of the probabilities that they stand for: by the sigmoid where the task is binary (`is_binary`, or one
+    column), else by the softmax over the last axis. A metric given as an object or function gets logits as they
+    are: what it expects is its own affair, as `BinaryAccuracy(threshold=0)` knows.
 
     A metric that is a mean over samples (all functions, and Keras' mean metrics) has the standard error
     `s / sqrt(n)` of its per-sample values. One that is not (AUC, precision, a function returning one number) has
@@ -85,6 +98,7 @@ def score(task: Task, targets: np.ndarray, predictions: np.ndarray) -> Score:
             categorical. A metric object's state is reset before and after.
         targets: `[n, ...]`.
         predictions: float `[n, ...]`.
+        from_logits: whether `predictions` are logits; see `takes_logits`. Defaults to False.
 
     Raises:
         RecipeError: Keras has no metric of this name, whether more of it is better cannot be known, or `accuracy`
@@ -98,6 +112,8 @@ def score(task: Task, targets: np.ndarray, predictions: np.ndarray) -> Score:
     """
     targets, predictions = np.asarray(targets), np.asarray(predictions)
     _check(targets, predictions)
+    if from_logits and isinstance(task.metric, str):
+        predictions = _probabilities(task, predictions)
     metric = _resolve(task, targets, predictions)
     name = _name(metric)
     higher_is_better = _direction(task, metric, name)
@@ -131,20 +147,89 @@ def drop_points(float_score: Score, artifact_score: Score) -> float:
     return round(scale * worse_by, 12)
 
 
-def is_binary(task: Task) -> bool:
-    """Whether every output of the task is a yes or no of its own: its loss, by name or object, is a binary one."""
+def cross_entropy_of(task: Task) -> str | None:
+    """The name of the Keras function that the task's loss, given by name or as an object, computes.
+
+    None where it is no cross-entropy, or there is no such loss, which is training's to say.
+    """
     loss = task.loss
     if isinstance(loss, str):
         try:
             loss = kd.keras.losses.get(loss)
-        except ValueError:  # there is no such loss, which is training's to say
-            return False
-    return getattr(getattr(loss, "fn", loss), "__name__", None) in _BINARY_LOSSES
+        except ValueError:
+            return None
+    name = getattr(getattr(loss, "fn", loss), "__name__", None)
+    return name if name in _BINARY_LOSSES | _CATEGORICAL_LOSSES else None
+
+
+def is_binary(task: Task) -> bool:
+    """Whether every output of the task is a yes or no of its own: its loss, by name or object, is a binary one."""
+    return cross_entropy_of(task) in _BINARY_LOSSES
+
+
+def takes_logits(task: Task, outputs: np.ndarray, *, output_step: float = 0.0) -> bool:
+    """Whether a model's outputs are logits, which the task's cross-entropy turns into probabilities itself.
+
+    A loss object says it (`from_logits`). For a loss given by name outputs are logits when they cannot be the
+    probabilities that it expects: each in 0...1, and for the categorical ones adding up to 1. Under any other loss
+    outputs are what they are.
+
+    Args:
+        task: its loss.
+        outputs: `[n, ..., k]` of the model.
+        output_step: what one step of quantized outputs is worth; 0, the default, for float outputs.
+    """
+    name = cross_entropy_of(task)
+    if name is None:
+        return False
+    if not isinstance(task.loss, str):
+        get_config = getattr(task.loss, "get_config", dict)
+        return bool(get_config().get("from_logits", False))
+    if outputs.min() < -_BEYOND or outputs.max() > 1 + _BEYOND:
+        return True
+    if name in _BINARY_LOSSES or _columns(outputs) == 1:
+        return False
+    # Each of the rounded probabilities may be off by half a step.
+    tolerance = max(_SUM_OFF, outputs.shape[-1] * output_step / 2)
+    return bool(np.abs(outputs.sum(-1) - 1).max() > tolerance)
+
+
+def loss_spoken_of(metric: str, columns: int) -> str:
+    """The loss, by its Keras name, of a model of which nothing is known but the metric that it is judged by.
+
+    Args:
+        metric: a Keras name.
+        columns: size of the last axis of the model's outputs.
+
+    Returns:
+        The cross-entropy that goes with an accuracy or cross-entropy; for any other metric `mean_squared_error`,
+        under which outputs are what they are.
+
+    Example:
+        >>> loss_spoken_of("accuracy", 10), loss_spoken_of("mean_absolute_error", 1)
+        ('sparse_categorical_crossentropy', 'mean_squared_error')
+    """
+    depends = metric in _BY_SHAPE
+    if "binary" in metric.lower() or (depends and columns == 1):
+        return "binary_crossentropy"
+    if "categorical" in metric.lower() or depends:
+        return "sparse_categorical_crossentropy"
+    return "mean_squared_error"
 
 
 def is_distribution(targets: np.ndarray) -> bool:
     """Whether every row (last axis) gives classes their shares, as one-hot rows do: none below 0, 1 in all."""
     return bool((targets >= 0).all() and np.allclose(targets.sum(axis=-1), 1, atol=1e-3))
+
+
+def _columns(outputs: np.ndarray) -> int:
+    return outputs.shape[-1] if outputs.ndim > 1 else 1
+
+
+def _probabilities(task: Task, logits: np.ndarray) -> np.ndarray:
+    activations = kd.keras.activations
+    function = activations.sigmoid if _columns(logits) == 1 or is_binary(task) else activations.softmax
+    return function(kd.tf.constant(logits, "float32")).numpy()
 
 
 def _check(targets: np.ndarray, predictions: np.ndarray) -> None:
@@ -199,8 +284,7 @@ def _resolve(task: Task, targets: np.ndarray, predictions: np.ndarray) -> Any:
 def _for_task(task: Task, names: tuple[str, str, str], targets: np.ndarray, predictions: np.ndarray) -> str:
     """The binary, sparse or categorical one of `names`; without a binary loss as `Model.compile` of Keras chooses."""
     binary, sparse, categorical = names
-    columns = predictions.shape[-1] if predictions.ndim > 1 else 1
-    if columns == 1 or is_binary(task):
+    if _columns(predictions) == 1 or is_binary(task):
         return binary
     if targets.ndim < predictions.ndim or targets.shape[-1] == 1:
         return sparse

@@ -70,7 +70,9 @@ def _first_bytes(path: Path) -> bytes:
 
 def _read_saved_model(path: Path, custom_objects: Mapping[str, Any] | None) -> Any:
     if not (path / "saved_model.pb").is_file():
-        raise ModelError(f"A model folder must be a SavedModel. '{path}' has no file saved_model.pb.")
+        raise ModelError(
+            f"A model folder must be a SavedModel, or that of an earlier run. '{path}' has no file saved_model.pb."
+        )
     if not (path / "keras_metadata.pb").is_file():
         raise ModelError(
             "A SavedModel must have been saved by Keras 2, which stores its layers beside the graph. "

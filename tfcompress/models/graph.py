@@ -34,6 +34,11 @@ def is_masked(model: Any, layer: Any) -> bool:
     return any(getattr(tensor, "_keras_mask", None) is not None for tensor in inputs)
 
 
+def input_of(model: Any, layer: Any) -> Any:
+    """The tensor that `layer`, which `model` calls once, takes in the graph of `model`."""
+    return next(node.input_tensors for node in _nodes(model) if node.layer is layer)
+
+
 def _nodes(model: Any) -> list[Any]:
     return [node for depth in model._nodes_by_depth.values() for node in depth]
 
