@@ -16,7 +16,7 @@ import numpy as np
 from tfcompress import keras_door as kd
 from tfcompress.convert.converter import quantized_tflite
 from tfcompress.convert.flatbuffer import Flatbuffer
-from tfcompress.convert.proof import BOUNDARY, prove_integer
+from tfcompress.convert.proof import BOUNDARY, OUTPUT_LAYER, prove_integer
 from tfcompress.convert.settings import ConversionSettings
 from tfcompress.models.loading import load_model
 from tfcompress.models.rewrites import ENABLING, Change, Rewritten, offers, rewrite
@@ -28,6 +28,7 @@ from tfcompress.techniques.base import (
     FLOAT_ONLY,
     NO,
     NOTHING,
+    STAGES,
     YES,
     Technique,
     Verdict,
@@ -77,7 +78,7 @@ class Report:
     def problems(self, recipe: Recipe) -> tuple[str, ...]:
         """What forbids carrying out `recipe` on the model, each with its remedy; empty when nothing does."""
         found = list(self.of_model)
-        if self.model is None or found:
+        if self.model is None:
             return tuple(found)
         try:
             with_promises(recipe, enabled(recipe, State(self.model)).state)
@@ -119,7 +120,8 @@ def preflight(
         of_model = (str(error),)
     if loaded is None:
         return Report((), {}, of_model)
-    steps = recipe.steps if recipe else [technique() for technique in techniques().values()]
+    found = sorted(techniques().values(), key=lambda technique: STAGES.index(technique.stage))
+    steps = recipe.steps if recipe else [technique() for technique in found]
     columns = _asked(loaded, steps)
     if not of_model:
         columns[CONVERSION], refusals = _converted(loaded)
@@ -184,7 +186,7 @@ def _asked(model: Any, steps: Iterable[Technique]) -> dict[str, tuple[Verdict, .
     columns = {step.name: rewriting.verdicts(step) for step in steps}
     return {
         name: tuple(
-            replace(v, remedy=nearest[v.layer]) if v.outcome in (NO, BY_CALIBRATION) and v.layer in nearest else v
+            replace(v, remedy=nearest[v.layer]) if v.outcome == BY_CALIBRATION and v.layer in nearest else v
             for v in verdicts
         )
         for name, verdicts in columns.items()
@@ -201,7 +203,8 @@ def _converted(model: Any) -> tuple[tuple[Verdict, ...], tuple[str, ...]]:
     left: dict[str, list[str]] = {}
     for finding in prove_integer(Flatbuffer(content)).findings:
         if finding.operator not in BOUNDARY:
-            left.setdefault(finding.layer, []).append(f"{finding.operator}: {finding.reason}")
+            layer = model.output_names[0] if finding.layer == OUTPUT_LAYER else finding.layer
+            left.setdefault(layer, []).append(f"{finding.operator}: {finding.reason}")
     remedy = "replace it by layers with an integer form, or set conversion.allow_float=true to ship it in float"
     verdicts = tuple(
         Verdict(layer.name, FLOAT_ONLY, "; ".join(dict.fromkeys(left[layer.name])), remedy)

@@ -9,6 +9,8 @@ from tfcompress.vocabulary.errors import ConversionError
 
 BOUNDARY = frozenset({"QUANTIZE", "DEQUANTIZE"})
 """Operators that only carry values between integers and floats."""
+OUTPUT_LAYER = "the layer of the model's output"
+"""How a finding names it, for the converter has renamed its tensor."""
 
 
 @dataclass(frozen=True)
@@ -88,4 +90,4 @@ def _layer(tensor: str) -> str:
     if len(parts) > 1:
         # A model behind preprocessing is nested in one of its own name.
         return parts[2] if len(parts) > 2 and parts[0] == parts[1] else parts[1]
-    return "the layer of the model's output" if tensor.startswith("StatefulPartitionedCall") else tensor or "unnamed"
+    return OUTPUT_LAYER if tensor.startswith("StatefulPartitionedCall") else tensor or "unnamed"
