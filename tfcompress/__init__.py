@@ -13,6 +13,7 @@ _HOMES = {
     "train": "tfcompress.pipeline",
     "Result": "tfcompress.pipeline",
     "Recipe": "tfcompress.recipe",
+    "preflight": "tfcompress.feasibility",
     "load_recipe": "tfcompress.recipe",
     "load_model": "tfcompress.models.loading",
     "load_data": "tfcompress.data",

@@ -24,8 +24,7 @@ def card(evidence: Evidence, model: str, data: str, class_names: Sequence[str] |
         f"SHA-256 `{artifact.sha256}`.",
         "",
         "## What to feed",
-        *(f"- {step}" for step in evidence.preprocessing.encoding),
-        f"- {_preprocessing(evidence)}",
+        *(f"- {step}" for step in _feeding(evidence)),
         f"- Input: {_tensor(artifact.input)}",
         f"- Output: {_tensor(artifact.output)}",
     ]
@@ -79,6 +78,14 @@ def figures(evidence: Evidence) -> list[tuple[str, str, str]]:
         )
     )
     return rows
+
+
+def _feeding(evidence: Evidence) -> list[str]:
+    """How raw data becomes what the file takes; of encoded data that is fed unchanged nothing more is said."""
+    preprocessing = evidence.preprocessing
+    unchanged = preprocessing.scale == 1 and preprocessing.offset == 0
+    last = [] if preprocessing.encoding and unchanged else [_preprocessing(evidence)]
+    return [*preprocessing.encoding, *last]
 
 
 def _preprocessing(evidence: Evidence) -> str:

@@ -27,7 +27,7 @@ def define_model_and_data(values: flags.FlagValues) -> None:
     flags.DEFINE_string(
         "dataset",
         None,
-        "`digits`, a TFDS image-classification set by name, a folder of class folders, or an .npz file.",
+        "`digits`, a TFDS set of images, texts or sounds by name, a folder of class folders, or an .npz file.",
         flag_values=values,
         required=True,
     )

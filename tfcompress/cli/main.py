@@ -19,6 +19,7 @@ from tfcompress.vocabulary.errors import TfcompressError
 COMMANDS = {
     "compress": "run a recipe: a model and data in, one verified .tflite file and its evidence out",
     "train": "train a network of the zoo, or go on training a model",
+    "check": "say what can be done to a model: every layer x every technique and the conversion",
     "convert": "convert a trained model by calibration alone, and prove the file",
     "evaluate": "measure .tflite files: metric, size, latency, delegation",
     "recipes": "list the recipes that ship",
@@ -67,8 +68,12 @@ def _dispatch(arguments: list[str]) -> int:
     if any(argument in _HELP for argument in arguments[1:]):
         print(_usage(name, values))
         return 0
+    given = arguments[1:]
+    positional = getattr(command, "POSITIONAL", None)
+    if positional and given and not given[0].startswith("-"):
+        given[0] = f"--{positional}={given[0]}"
     try:
-        rest = values([name, *arguments[1:]])[1:]
+        rest = values([name, *given])[1:]
         if rest:
             raise flags.Error(f"Only flags are taken. Received: {' '.join(rest)}")
     except flags.Error as error:
@@ -79,7 +84,7 @@ def _dispatch(arguments: list[str]) -> int:
 
 def _run(command: Any, values: flags.FlagValues) -> int:
     try:
-        command.run(values)
+        code = command.run(values)
     except KeyboardInterrupt:
         resumes = " The same command goes on where it stopped." if getattr(command, "RESUMES", False) else ""
         print(f"tfcompress: interrupted.{resumes}", file=sys.stderr)
@@ -96,7 +101,7 @@ def _run(command: Any, values: flags.FlagValues) -> int:
             "This is a defect of tfcompress. Remedy: report it with what --verbose shows.",
         )
         return 1
-    return 0
+    return code or 0
 
 
 def _explain(values: flags.FlagValues, message: str) -> None:

@@ -7,7 +7,10 @@ from dataclasses import dataclass
 from tfcompress.convert.flatbuffer import Flatbuffer, Graph, Operator
 from tfcompress.vocabulary.errors import ConversionError
 
-_BOUNDARY = frozenset({"QUANTIZE", "DEQUANTIZE"})
+BOUNDARY = frozenset({"QUANTIZE", "DEQUANTIZE"})
+"""Operators that only carry values between integers and floats."""
+OUTPUT_LAYER = "the layer of the model's output"
+"""How a finding names it, for the converter has renamed its tensor."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +51,7 @@ def prove_integer(flat: Flatbuffer) -> Proof:
         allowed = edges if graph is flat else set()
         for op in graph.operators:
             floats = [i for i in (*op.inputs, *op.outputs) if i >= 0 and graph.tensors[i].is_float]
-            if op.custom or (floats and not (op.name in _BOUNDARY and allowed.issuperset(floats))):
+            if op.custom or (floats and not (op.name in BOUNDARY and allowed.issuperset(floats))):
                 findings.append(_finding(graph, op))
     return Proof(tuple(findings), sum(len(graph.operators) for graph in flat.graphs))
 
@@ -56,12 +59,12 @@ def prove_integer(flat: Flatbuffer) -> Proof:
 def _finding(graph: Graph, op: Operator) -> Finding:
     if op.custom:
         reason = "custom operators have no integer kernel here"
-    elif op.name in _BOUNDARY:
+    elif op.name in BOUNDARY:
         reason = "it carries values to or from operators left in float"
     else:
         reason = "the converter has no integer form of it"
     # A boundary has no layer of its own: it stands behind the one whose output it carries.
-    tensors = op.inputs if op.name in _BOUNDARY else op.outputs
+    tensors = op.inputs if op.name in BOUNDARY else op.outputs
     return Finding(op.name, _layer(graph.tensors[tensors[0]].name if tensors else ""), reason)
 
 
@@ -87,4 +90,4 @@ def _layer(tensor: str) -> str:
     if len(parts) > 1:
         # A model behind preprocessing is nested in one of its own name.
         return parts[2] if len(parts) > 2 and parts[0] == parts[1] else parts[1]
-    return "the layer of the model's output" if tensor.startswith("StatefulPartitionedCall") else tensor or "unnamed"
+    return OUTPUT_LAYER if tensor.startswith("StatefulPartitionedCall") else tensor or "unnamed"

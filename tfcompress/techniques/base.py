@@ -45,18 +45,24 @@ class StepPlan:
         return self.steps_per_epoch * self.epochs
 
 
-YES, BY_REWRITE, BY_CALIBRATION, NO, NOTHING = "yes", "by rewrite", "by calibration", "no", "-"
-Outcome = Literal["yes", "by rewrite", "by calibration", "no", "-"]
+Outcome = Literal["yes", "by rewrite", "by calibration", "float only", "no", "-"]
+YES: Outcome = "yes"
+BY_REWRITE: Outcome = "by rewrite"
+BY_CALIBRATION: Outcome = "by calibration"
+FLOAT_ONLY: Outcome = "float only"
+NO: Outcome = "no"
+NOTHING: Outcome = "-"
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a technique can do with one layer of a model.
+    """What a technique, or the converter, can do with one layer of a model.
 
     Args:
         layer: the layer's name.
         outcome: ``yes``; ``by rewrite``: once an exact rewrite has made other layers of it; ``by calibration``: not
-            in training, but the converter quantizes it; ``no``; ``-``: it has nothing to work on, no weight say.
+            in training, but the converter quantizes it; ``float only``: converted, but not to integers; ``no``;
+            ``-``: there is nothing to do, no weight say.
         reason: why not ``yes``; empty when it is, and where there is nothing to do.
         remedy: what would change that.
     """

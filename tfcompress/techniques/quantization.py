@@ -250,7 +250,7 @@ def _left_to_calibration(model: Any, layer: Any) -> tuple[str, str] | None:
     if is_masked(model, layer):
         return "a mask reaches it, which tfmot's wrapper does not take", "do without mask_zero and Masking"
     if isinstance(layer, layers.BatchNormalization):
-        reason = "BatchNormalization is trained as integers only right behind a linear convolution or Dense that is"
+        reason = "BatchNormalization is trained as integers only right behind a linear convolution or Dense, itself so"
         return None if _folds(model, layer) else (reason, "put it there")
     if isinstance(layer, (layers.SeparableConv1D, layers.SeparableConv2D)):
         same = "write it as a DepthwiseConv2D and a 1x1 Conv2D, which is the same network"

@@ -85,7 +85,7 @@ def test_a_rewritten_model_computes_the_same_and_can_be_trained_as_integers(reci
     model = randomised(_drawn(recipe))
     done = rewrite(model, ENABLING)
     assert same_outputs(model, done.model)
-    left = [layer.name for layer, why in unsupported(done.model)]
+    left = [verdict.layer for verdict in unsupported(done.model)]
     assert left == [], [(type(done.model.get_layer(name)).__name__, name) for name in left]
     places = {f"{layer.name}/{attribute_of(weight)}" for layer in done.model.layers for weight in layer.weights}
     assert set(done.lineage.places.values()) <= places

@@ -1,0 +1,184 @@
+"""What can be done to a model, told for all its layers at once."""
+
+import numpy as np
+import pytest
+from fixtures.models import conv_bn, dense
+
+import tfcompress
+from tfcompress import feasibility
+from tfcompress import keras_door as kd
+from tfcompress.cli.main import main
+from tfcompress.feasibility import Report, enabled, lines, preflight
+from tfcompress.models.loading import fingerprint
+from tfcompress.recipe import load_recipe
+from tfcompress.techniques.base import Verdict
+from tfcompress.vocabulary.errors import ConversionError
+from tfcompress.vocabulary.state import State
+
+
+def eight_troubles():
+    """Eight things that quantization-aware training does not take, of which the converter leaves one in float."""
+    layers = kd.keras.layers
+    x = inputs = layers.Input((8, 8, 4))
+    x = layers.Conv2D(4, 3, padding="same", activation="elu", name="elu")(x)
+    x = layers.BatchNormalization(name="behind_activation")(x)
+    x = layers.SeparableConv2D(4, 3, name="separable")(x)
+    x = layers.LayerNormalization(name="normalized")(x)
+    x = layers.Lambda(lambda value: value * 2, name="own")(x)
+    x = layers.PReLU(name="prelu")(x)
+    inside = layers.Input((6, 6, 4))
+    x = kd.keras.Model(inside, layers.Conv2D(4, 1, name="conv")(inside), name="nested")(x)
+    x = layers.Activation("softplus", name="softplus")(x)
+    x = layers.Flatten(name="flatten")(x)
+    return kd.keras.Model(inputs, layers.Dense(2, name="out")(x), name="net")
+
+
+@pytest.fixture(scope="module")
+def troubles():
+    """That model and the report of it."""
+    model = eight_troubles()
+    before = fingerprint(model)
+    report = preflight(model)
+    assert fingerprint(model) == before
+    return model, report
+
+
+def test_eight_unsupported_things_are_listed_at_once(troubles):
+    model, report = troubles
+    assert [name for name, _ in report.layers] == [layer.name for layer in model.layers]
+    assert set(report.columns) == {"pruning", "clustering", "quantization", "int8"}
+    found = {verdict.layer: verdict for column, verdict in report.findings if column == "quantization"}
+    assert list(found) == [
+        "elu",
+        "behind_activation",
+        "separable",
+        "normalized",
+        "own",
+        "prelu",
+        "nested",
+        "softplus",
+    ]
+    assert all(verdict.reason and verdict.remedy for verdict in found.values())
+    outcomes = {name: verdict.outcome for name, verdict in found.items()}
+    rewritten = {"behind_activation", "separable", "nested"}
+    assert {name for name, outcome in outcomes.items() if outcome == "by rewrite"} == rewritten
+    assert set(outcomes.values()) == {"by rewrite", "by calibration"}
+    assert "separable_convolutions has " in found["separable"].reason
+    # What is not exact is offered as the remedy.
+    assert "ReLU" in found["softplus"].remedy
+
+
+def test_the_converter_is_asked_too(troubles):
+    _, report = troubles
+    conversion = {verdict.layer: verdict for verdict in report.columns["int8"]}
+    assert conversion["elu"].outcome == "float only"
+    assert "ELU: the converter has no integer form" in conversion["elu"].reason
+    assert (conversion["flatten"].outcome, conversion["out"].outcome) == ("yes", "yes")
+
+
+def test_a_report_is_a_table_and_lines(troubles):
+    _, report = troubles
+    assert report.rows[-1] == ("out", "Dense", "yes", "yes", "yes", "yes")
+    text = lines(report.findings)
+    # All techniques say the same of the nested model.
+    assert any(line.startswith("nested, pruning, clustering, quantization: by rewrite. ") for line in text)
+    assert len(text) == len({verdict for _, verdict in report.findings})
+
+
+def test_what_forbids_a_recipe_is_told(troubles):
+    _, report = troubles
+    assert any(problem.startswith("elu: ELU") for problem in report.problems(load_recipe("int8_qat")))
+    allowed = load_recipe("int8_qat", ["conversion.allow_float=true"])
+    assert report.problems(allowed) == ()
+    unknown = load_recipe("int8_qat", ["conversion.allow_float=true", "quantization.per_layer={nothing: 4}"])
+    assert "No match for: nothing" in "".join(report.problems(unknown))
+
+
+def test_rewrites_are_made_for_the_steps_that_need_them_only(troubles):
+    model, _ = troubles
+    done = enabled(load_recipe("int8_qat"), State(model))
+    assert {change.layer for change in done.changes} >= {"separable", "nested"}
+    assert done.state.lineage.place("nested/conv/kernel") == "conv/kernel"
+    inputs = np.random.default_rng(0).normal(size=(4, 8, 8, 4)).astype(np.float32)
+    expected = model.predict(inputs, verbose=0)
+    np.testing.assert_allclose(done.state.model.predict(inputs, verbose=0), expected, rtol=1e-3, atol=1e-4)
+    state = State(conv_bn())
+    assert enabled(load_recipe("int8_qat"), state).state is state
+    assert enabled(load_recipe("ptq_int8"), State(model)).changes == ()
+
+
+def test_a_refusal_of_the_converter_leaves_the_other_columns(monkeypatch):
+    def refuse(*_):
+        raise ConversionError("TensorFlow's converter refused the model:\n  Svd at net/hidden/Svd: no such operator")
+
+    monkeypatch.setattr(feasibility, "quantized_tflite", refuse)
+    model = dense()
+    report = preflight(model)
+    conversion = {verdict.layer: verdict for verdict in report.columns["int8"]}
+    assert conversion["hidden"].outcome == "no"
+    assert "Svd at net/hidden/Svd" in conversion["hidden"].reason
+    assert conversion["out"].outcome == "-"
+    assert [verdict.outcome for verdict in report.columns["pruning"]] == ["-", "yes", "yes"]
+    assert "Svd" in report.problems(load_recipe("ptq_int8"))[0]
+
+
+def test_a_refusal_that_names_no_layer_is_one_of_the_model(monkeypatch):
+    def refuse(*_):
+        raise ConversionError("The converter crashed.")
+
+    monkeypatch.setattr(feasibility, "quantized_tflite", refuse)
+    report = preflight(dense())
+    assert report.of_model == ("The converter crashed.",)
+    assert report.columns["quantization"][1] == Verdict("hidden", "yes")
+
+
+def test_an_operator_without_a_form_in_tflite_is_the_layers():
+    layers = kd.keras.layers
+    inputs = layers.Input((4, 4))
+    x = layers.Lambda(kd.tf.linalg.svd, name="svd", arguments={"compute_uv": False})(inputs)
+    report = preflight(kd.keras.Model(inputs, layers.Dense(2, name="out")(x), name="net"))
+    conversion = {verdict.layer: verdict.outcome for verdict in report.columns["int8"]}
+    assert conversion["svd"] == "no"
+
+
+def test_token_ids_are_fed_where_an_embedding_looks_them_up():
+    layers = kd.keras.layers
+    ids = layers.Input((None,), dtype="int32")
+    x = layers.GlobalAveragePooling1D(name="pool")(layers.Embedding(3, 4, name="table")(ids))
+    report = preflight(kd.keras.Model(ids, layers.Dense(2, name="out")(x), name="net"))
+    assert {verdict.outcome for verdict in report.columns["int8"]} == {"-", "yes"}
+    assert report.of_model == ()
+
+
+def test_what_is_wrong_with_the_model_as_a_whole_is_a_finding():
+    layers = kd.keras.layers
+    pair = layers.Input((2,), name="a"), layers.Input((2,), name="b")
+    two = kd.keras.Model(pair, layers.Dense(2, name="out")(layers.Concatenate(name="both")(pair)))
+    report = preflight(two)
+    assert "several" in report.of_model[0]
+    assert report.columns["quantization"][-1] == Verdict("out", "yes")
+    assert report.problems(load_recipe("ptq_int8")) == report.of_model
+    assert preflight("no_such_file.h5").layers == ()
+
+
+def test_the_package_offers_it_by_name():
+    assert tfcompress.preflight is preflight
+    assert isinstance(Report((), {}), Report)
+
+
+def test_the_command_prints_the_report_and_says_whether_the_recipe_can_be_carried_out(tmp_path, capsys, troubles):
+    fine, bad = str(tmp_path / "fine.h5"), str(tmp_path / "bad.h5")
+    dense().save(fine)
+    layers = kd.keras.layers
+    kd.keras.Sequential([layers.Dense(4, activation="elu", name="hidden", input_shape=(4,))]).save(bad)
+    assert main(["check", fine]) == 0
+    assert "hidden" in capsys.readouterr().out
+    assert main(["check", f"--model={fine}", "--recipe=prune_qat"]) == 0
+    assert "The recipe prune_qat can be carried out" in capsys.readouterr().out
+    assert main(["check", bad, "--recipe=int8_qat"]) == 1
+    out, err = capsys.readouterr()
+    assert "hidden, quantization: by calibration. the activation elu" in out
+    assert "quantization-aware training needs a layer" in err
+    assert "hidden: ELU" in err
+    assert main(["check", str(tmp_path / "none.h5")]) == 1
+    assert main(["check", fine, "more"]) == 2

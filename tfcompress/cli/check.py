@@ -1,0 +1,46 @@
+"""`tfcompress check`: what can be done to a model, and whether a recipe can be carried out on it."""
+
+from __future__ import annotations
+
+import sys
+
+from absl import flags
+
+from tfcompress.cli.common import print_table
+
+POSITIONAL = "model"
+"""The flag that may be given without its name, first."""
+
+
+def define_flags(values: flags.FlagValues) -> None:
+    """The command's flags."""
+    flags.DEFINE_string(
+        "model", None, "A Keras model file; `check MODEL` for short.", flag_values=values, required=True
+    )
+    flags.DEFINE_string(
+        "recipe", None, "A recipe to check it for; exit code 1 when it cannot be carried out.", flag_values=values
+    )
+    flags.DEFINE_multi_string(
+        "set", [], "Override a value of the recipe: <step or section>.<key>=<value>. Repeatable.", flag_values=values
+    )
+
+
+def run(values: flags.FlagValues) -> int:
+    """Print the report; 1 when the model, or the recipe on it, is refused."""
+    # The recipe alone is checked first: a typo should not cost the seconds that TensorFlow takes to load.
+    from tfcompress.recipe import load_recipe
+
+    recipe = load_recipe(values.recipe, values["set"].value) if values.recipe else None
+    from tfcompress.feasibility import lines, preflight
+
+    report = preflight(values.model, recipe)
+    if report.layers:
+        print_table(values.model, ("layer", "class", *report.columns), report.rows, figures=False)
+    for line in lines(report.findings):
+        print(line)
+    problems = report.problems(recipe) if recipe else report.of_model
+    for problem in problems:
+        print(f"tfcompress: {problem}", file=sys.stderr)
+    if recipe and not problems:
+        print(f"The recipe {recipe.name} can be carried out.")
+    return 1 if problems else 0
