@@ -91,6 +91,11 @@ def test_a_normalization_called_twice_stays(layers, randomised):
     assert rewrite(model, ENABLING).changes == ()
 
 
+def test_a_normalization_of_integers_stays(layers):
+    model = kd.keras.Sequential([layers.Input((4, 4, 3), dtype="uint8"), layers.Rescaling(0.5), layers.ReLU()])
+    assert rewrite(model, ENABLING).changes == ()
+
+
 def test_zeros_are_kept_when_a_normalization_before_is_folded(layers, randomised):
     conv = layers.Conv2D(4, 3, name="conv")
     model = _built(layers, randomised, layers.ReLU(), layers.BatchNormalization(), conv)

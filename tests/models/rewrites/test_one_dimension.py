@@ -84,6 +84,11 @@ def test_a_shared_convolution_stays_shared(layers, randomised, same_outputs):
     assert done.model.count_params() == model.count_params()
 
 
+def test_rows_that_come_with_a_mask_stay(layers, randomised):
+    stack = [layers.Input((8, 3)), layers.Masking(), layers.BatchNormalization(), layers.LSTM(3)]
+    assert rewrite(randomised(kd.keras.Sequential(stack)), ENABLING).changes == ()
+
+
 def test_what_needs_no_images_stays(layers, randomised):
     model = kd.keras.Sequential(
         [layers.Input((8, 3)), layers.AveragePooling1D(), layers.ZeroPadding1D(), layers.ReLU()]

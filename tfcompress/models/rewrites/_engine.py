@@ -92,7 +92,7 @@ def _applied(graph: Graph, edits: Sequence[Edit]) -> tuple[Any, str]:
     copies = {layer: part for edit in edits for layer, part in edit.copies.items()}
     try:
         changed = rebuilt(graph, builders, copies)
-    except ValueError as error:  # Shapes that do not fit one another.
+    except (ValueError, TypeError) as error:  # Shapes or types that do not fit one another.
         return None, f"gave layers that Keras refuses ({error})"
     apart = difference(graph.model, changed)
     return changed, "" if apart <= TOLERANCE else f"changed them by {apart:.3g}"

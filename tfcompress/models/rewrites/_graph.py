@@ -39,6 +39,11 @@ class Call:
         """The shape of its first output, batch included."""
         return tuple(self.outputs[0].shape)
 
+    @property
+    def masked(self) -> bool:
+        """Whether a mask comes with its inputs, which layers of other shapes would lose."""
+        return any(getattr(tensor, "_keras_mask", None) is not None for tensor in self.inputs)
+
 
 class Graph:
     """The calls of a model, each after those it takes tensors from.

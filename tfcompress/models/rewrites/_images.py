@@ -22,7 +22,7 @@ JOINING = (
 def can_join(graph: Graph, call: Call) -> bool:
     """Whether `call` can work on images: of a layer of `JOINING`, called once, on `[batch, steps, channels]`."""
     layer = call.layer
-    if type(layer) not in _classes(JOINING) or not graph.called_once(call):
+    if type(layer) not in _classes(JOINING) or not graph.called_once(call) or call.masked:
         return False
     if any(len(tensor.shape) != 3 or tensor.shape[2] is None for tensor in call.inputs):
         return False
@@ -35,7 +35,8 @@ def can_join(graph: Graph, call: Call) -> bool:
 
 def needs_images(call: Call) -> bool:
     """Whether `call` has to work on images."""
-    return type(call.layer) in _classes(NEEDING) and getattr(call.layer, "data_format", "") != "channels_first"
+    channels_last = getattr(call.layer, "data_format", "") != "channels_first"
+    return type(call.layer) in _classes(NEEDING) and channels_last and not call.masked
 
 
 def two_dimensional(graph: Graph, layer: Any) -> tuple[tuple[str, ...], Builder]:

@@ -14,15 +14,8 @@ from tfcompress.models.rewrites._affine import Affine
 from tfcompress.models.rewrites._graph import Call, Graph, is_symbolic
 
 Arguments = Mapping[str, Any]
+"""Of an operator by the names of its parameters, defaults included."""
 _Maker = Callable[[Graph, Call, Arguments], Form | None]
-
-
-def named_arguments(call: Call) -> Arguments:
-    """The arguments of the operator of `call` by the names of its parameters, defaults included."""
-    signature = inspect.signature(call.layer.function)
-    bound = signature.bind(*call.node.call_args, **call.node.call_kwargs)
-    bound.apply_defaults()
-    return bound.arguments
 
 
 def plain_name(layer: Any) -> str:
@@ -30,10 +23,14 @@ def plain_name(layer: Any) -> str:
     return layer.name.removeprefix("tf.").strip("_").replace(".", "_")
 
 
-def to_form(graph: Graph, call: Call, arguments: Arguments) -> Form | None:
-    """The layers that compute `call`, as a function of its tensors; None where there are none."""
-    maker = _MAKERS.get(call.layer.symbol)
-    return maker(graph, call, arguments) if maker else None
+def to_form(graph: Graph, call: Call) -> Form | None:
+    """The layers that compute the operator of `call`, as a function of its tensors; None where there are none."""
+    maker = _MAKERS.get(getattr(call.layer, "symbol", None))
+    if maker is None:
+        return None
+    bound = inspect.signature(call.layer.function).bind(*call.node.call_args, **call.node.call_kwargs)
+    bound.apply_defaults()
+    return maker(graph, call, bound.arguments)
 
 
 def _arithmetic(kind: str, constant: Callable[[Any, bool], tuple[Any, Any] | None]) -> _Maker:

@@ -15,12 +15,16 @@ _ALL_LOST = {"zeros": _LOST, "group_zeros": _LOST, "distinct": _LOST, "levels": 
 
 
 def per_channel_calls(graph: Graph) -> list[Call]:
-    """The calls of such layers that can be rewritten: called once, over the last axis, not told to train."""
+    """The calls of such layers that can be rewritten: called once, on floats, over the last axis, not told to train."""
     layers = kd.keras.layers
     return [
         call
         for call in graph.of(layers.BatchNormalization, layers.Normalization, layers.Rescaling)
-        if graph.called_once(call) and _is_by_channel(call) and not call.node.call_kwargs.get("training")
+        if graph.called_once(call)
+        and _is_by_channel(call)
+        and call.inputs[0].dtype.is_floating
+        and not call.masked
+        and not call.node.call_kwargs.get("training")
     ]
 
 

@@ -1,4 +1,4 @@
-"""Layers that do nothing in inference and that quantization-aware training refuses, left out."""
+"""Layers that do nothing in inference and stand in the way of training in integers, left out."""
 
 from __future__ import annotations
 
@@ -28,6 +28,6 @@ class DropInferenceNoOps(Rewrite):
             if is_noise or getattr(getattr(call.layer, "activation", None), "__name__", "") == "linear":
                 yield Edit(
                     became={call.layer.name: ()},
-                    reason="it does nothing in inference, and quantization-aware training cannot take it",
+                    reason="it does nothing in inference",
                     builders={called: same for called in graph.calls_of(call.layer)},
                 )

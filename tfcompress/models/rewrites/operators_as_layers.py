@@ -8,7 +8,7 @@ from tfcompress import keras_door as kd
 from tfcompress.models.rewrites._activations import Form, one_layer
 from tfcompress.models.rewrites._affine import Affine
 from tfcompress.models.rewrites._graph import Call, Graph
-from tfcompress.models.rewrites._operators import named_arguments, plain_name, to_form
+from tfcompress.models.rewrites._operators import plain_name, to_form
 from tfcompress.models.rewrites.base import Edit, Rewrite
 
 
@@ -27,13 +27,10 @@ class OperatorsAsLayers(Rewrite):
         """One edit for each operator that has a layer."""
         layers = kd.keras.layers
         for call in graph.calls:
-            if hasattr(call.layer, "symbol"):
-                form = to_form(graph, call, named_arguments(call))
-            elif type(call.layer) is layers.Average and graph.called_once(call):
+            form = to_form(graph, call)
+            if type(call.layer) is layers.Average and graph.called_once(call):
                 form = _average(graph, call)
-            else:
-                continue
-            if form:
+            if form and not call.masked:
                 reason = "techniques and quantization-aware training know layers, not operators"
                 yield Edit({call.layer.name: form.names}, reason, {call: form.build})
 
