@@ -72,7 +72,7 @@ def load_data(
         seed; where it has no validation split, `settings.validation_fraction` of train becomes one, by `seed`.
 
     Raises:
-        DataError: the source is unknown or cannot be read, or does not fit the settings.
+        DataError: the source is unknown or cannot be read, or does not fit the settings or `input_dtype`.
 
     Example:
         >>> data = load_data((np.zeros((100, 4)), np.zeros(100, int)))
@@ -108,6 +108,11 @@ def _encoded(
 ) -> tuple[Mapping[str, Split], Encoding | None]:
     """Texts and sounds as what models take, nothing learned from the test split; other inputs as `input_dtype` asks."""
     if found.kind == "text":
+        if input_dtype is not None and not np.issubdtype(input_dtype, np.integer):
+            raise DataError(
+                f"Text is fed as token ids, and the model's input is of {input_dtype}. Remedy: a model with "
+                "`Input(shape, dtype='int32')` in front of an Embedding, or lstm_text or transformer_text of the zoo."
+            )
         return encode_text(with_test(found.splits), settings.text)
     if found.kind == "audio":
         return standardise_audio(with_test(found.splits), settings.audio, found.sample_rate)
@@ -123,12 +128,11 @@ def check_fits(
         dataset: all of it is looked at.
         input_shape: of one input of the model, without the batch; None stands for any length.
         classes: outputs of a classifier with integer labels; None for any other task.
-        tokens: how many token ids the model knows; None for a model that takes none. Defaults to None.
+        tokens: how many token ids the model knows; None for a model that knows none. Defaults to None.
 
     Raises:
         DataError: names every problem: empty splits, inputs of another shape, values that are not finite, labels
-            that are negative or beyond the classes, token ids likewise, text for a model that takes none, splits with
-            and without targets.
+            that are negative or beyond the classes, token ids likewise, splits with and without targets.
     """
     problems = [problem for name, split in dataset.splits.items() for problem in _problems(name, split, classes)]
     problems += _token_problems(dataset, tokens)
@@ -163,8 +167,6 @@ def _problems(name: str, split: Split, classes: int | None) -> Iterator[str]:
 
 def _token_problems(dataset: Dataset, tokens: int | None) -> Iterator[str]:
     if tokens is None:
-        if dataset.encoding is not None and dataset.encoding.vocabulary_size is not None:
-            yield "the data is text, and the model does not begin with an Embedding, which takes token ids"
         return
     remedy = "a smaller data.text.vocabulary_size, or the vocabulary that the model was trained with"
     for name, split in dataset.splits.items():
