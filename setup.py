@@ -25,6 +25,7 @@ setup(
         "h5py>=3.10",
         # tensorflow-datasets imports it without requiring it.
         "importlib_resources>=6",
+        "keras>=3.12,<4",
         "numpy>=2",
         "pydantic>=2.10,<3",
         "PyYAML>=6",

@@ -1,10 +1,11 @@
-"""The one place that brings in TensorFlow, tf_keras, tfmot, TFDS and LiteRT, each when it is first needed.
+"""The one place that brings in TensorFlow, both Keras, tfmot, TFDS and LiteRT, each when it is first needed.
 
 Other modules write ``from tfcompress import keras_door as kd`` and then ``kd.tf``, ``kd.keras``,
 ``kd.tfmot``, ``kd.tfds`` or ``kd.litert``. Importing this module costs nothing; the first use of a name costs its
 import.
 
 ``kd.keras`` is tf_keras (Keras 2), which tfmot's wrappers need, whichever Keras the caller imported before.
+``kd.keras_3`` is Keras 3, the package `keras` whatever TF_USE_LEGACY_KERAS says; only a Keras 3 model needs it.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from tfcompress.native_output import captured_stderr
 _MODULES = {
     "tf": "tensorflow",
     "keras": "tf_keras",
+    "keras_3": "keras",
     "tfmot": "tensorflow_model_optimization",
     "litert": "ai_edge_litert.interpreter",
     "tfds": "tensorflow_datasets",

@@ -1,4 +1,4 @@
-"""Model files and folders: which kind one is, why it cannot be read, and reading it with tf_keras."""
+"""Model files and folders: which kind one is, why it cannot be read, and reading it with the Keras that wrote it."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from typing import Any
 
 from tfcompress import keras_door as kd
 from tfcompress.models import zoo
+from tfcompress.models.translation import activations, translate
 from tfcompress.vocabulary.errors import ModelError
 
-KINDS = "a Keras 2 .h5, .hdf5 or .keras file or a Keras 2 SavedModel folder"
+KINDS = "a .keras, .h5 or .hdf5 file of Keras 3 or 2, or a Keras 2 SavedModel folder"
 
 TFMOT_WRAPPERS = {
     "PruneLowMagnitude": "pruning",
@@ -27,21 +28,22 @@ TFMOT_WRAPPERS = {
 _HDF5_START, _ZIP_START, _TFLITE_START = b"\x89HDF\r\n\x1a\n", b"PK", b"TFL3"
 
 
-def read_model(path: Path, custom_objects: Mapping[str, Any] | None = None) -> Any:
+def read_model(path: Path, custom_objects: Mapping[str, Any] | None = None, *, unsafe: bool = False) -> Any:
     """The model that `path` holds, uncompiled and not yet judged.
 
-    The content decides what a file is, not its name.
+    The content decides what a file is, not its name. A Keras 3 model is translated.
 
     Args:
-        path: a Keras 2 HDF5 file, a Keras 2 ``.keras`` archive, or a Keras 2 SavedModel folder.
+        path: an HDF5 file or ``.keras`` archive of Keras 3 or 2, or a Keras 2 SavedModel folder.
         custom_objects: classes and functions of the model that Keras does not know, by name.
+        unsafe: execute byte code that the file holds (that of Lambda layers). Defaults to refusing it.
 
     Returns:
         A `tf_keras.Model`.
 
     Raises:
-        ModelError: nothing is there, it is of another kind or of Keras 3, is damaged, holds weights alone or
-            tfmot's wrappers, or names a class that is not known.
+        ModelError: nothing is there, it is of another kind, is damaged, holds weights alone, a graph without layers,
+            code or tfmot's wrappers, names a class that is not known, or cannot be translated.
     """
     try:
         if not path.exists():
@@ -50,12 +52,12 @@ def read_model(path: Path, custom_objects: Mapping[str, Any] | None = None) -> A
                 f"Zoo names: {', '.join(zoo.names())}."
             )
         if path.is_dir():
-            return _read_saved_model(path, custom_objects)
+            return _read_saved_model(path, custom_objects, unsafe)
         start = _first_bytes(path)
         if start.startswith(_HDF5_START):
-            return _read_hdf5(path, custom_objects)
+            return _read_hdf5(path, custom_objects, unsafe)
         if start.startswith(_ZIP_START):
-            return _read_archive(path, custom_objects)
+            return _read_archive(path, custom_objects, unsafe)
     except ModelError:
         raise
     except Exception as error:  # What a damaged or foreign file makes the readers raise has no common class.
@@ -68,7 +70,7 @@ def _first_bytes(path: Path) -> bytes:
         return file.read(8)
 
 
-def _read_saved_model(path: Path, custom_objects: Mapping[str, Any] | None) -> Any:
+def _read_saved_model(path: Path, custom_objects: Mapping[str, Any] | None, unsafe: bool) -> Any:
     if not (path / "saved_model.pb").is_file():
         raise ModelError(
             f"A model folder must be a SavedModel, or that of an earlier run. '{path}' has no file saved_model.pb."
@@ -76,13 +78,16 @@ def _read_saved_model(path: Path, custom_objects: Mapping[str, Any] | None) -> A
     if not (path / "keras_metadata.pb").is_file():
         raise ModelError(
             "A SavedModel must have been saved by Keras 2, which stores its layers beside the graph. "
-            f"'{path}' has no file keras_metadata.pb (Keras 3's `export` and `tf.saved_model.save` write none). "
-            "Save the model itself with tf_keras, `model.save('model.h5')`."
+            f"'{path}' has no file keras_metadata.pb: the `export` of Keras 3 and `tf.saved_model.save` write a graph "
+            "without layers. Save the model itself, `model.save('model.keras')`."
         )
-    return kd.keras.models.load_model(str(path), custom_objects=custom_objects, compile=False)
+    metadata = kd.keras.src.protobuf.saved_metadata_pb2.SavedMetadata()
+    metadata.ParseFromString((path / "keras_metadata.pb").read_bytes())
+    _refuse_code(path, [json.loads(node.metadata) for node in metadata.nodes if node.metadata], unsafe)
+    return _load_keras_2(str(path), custom_objects)
 
 
-def _read_hdf5(path: Path, custom_objects: Mapping[str, Any] | None) -> Any:
+def _read_hdf5(path: Path, custom_objects: Mapping[str, Any] | None, unsafe: bool) -> Any:
     import h5py
 
     with h5py.File(path, "r") as file:
@@ -91,40 +96,80 @@ def _read_hdf5(path: Path, custom_objects: Mapping[str, Any] | None) -> Any:
                 f"A model file must hold layers and weights. '{path}' holds weights alone, or no Keras model. "
                 "Save the whole model with `model.save('model.h5')`."
             )
-        _refuse_keras_3(path, str(file.attrs.get("keras_version", "")))
-        _refuse_wrappers(path, json.loads(file.attrs["model_config"]))
-        return kd.keras.models.load_model(file, custom_objects=custom_objects, compile=False)
+        config = json.loads(file.attrs["model_config"])
+        _refuse_code(path, config, unsafe)
+        _refuse_wrappers(path, config)
+        if not _is_keras_3(file.attrs.get("keras_version", "")):
+            return _load_keras_2(file, custom_objects)
+    if path.suffix not in (".h5", ".hdf5"):
+        raise ModelError(f"A Keras 3 HDF5 file must be named *.h5 to be read. Received: '{path}'. Rename it.")
+    return _load_keras_3(path, custom_objects, unsafe)
 
 
-def _read_archive(path: Path, custom_objects: Mapping[str, Any] | None) -> Any:
+def _read_archive(path: Path, custom_objects: Mapping[str, Any] | None, unsafe: bool) -> Any:
     with zipfile.ZipFile(path) as archive:
         if not {"metadata.json", "config.json", "model.weights.h5"} <= set(archive.namelist()):
             raise _wrong_kind(path, _ZIP_START)
         damaged = archive.testzip()
         if damaged is not None:
             raise zipfile.BadZipFile(f"the checksum of {damaged} is wrong")
-        _refuse_keras_3(path, str(json.loads(archive.read("metadata.json")).get("keras_version", "")))
-        _refuse_wrappers(path, json.loads(archive.read("config.json")))
+        metadata, config = (json.loads(archive.read(name)) for name in ("metadata.json", "config.json"))
     if path.suffix != ".keras":
         raise ModelError(f"A Keras archive must be named *.keras to be read. Received: '{path}'. Rename it.")
-    return kd.keras.models.load_model(path, custom_objects=custom_objects, compile=False)
+    _refuse_code(path, config, unsafe)
+    _refuse_wrappers(path, config)
+    if _is_keras_3(metadata.get("keras_version", "")):
+        return _load_keras_3(path, custom_objects, unsafe)
+    return _load_keras_2(path, custom_objects, safe_mode=not unsafe)
 
 
-def _refuse_keras_3(path: Path, version: str) -> None:
-    if version.partition(".")[0].isdecimal() and int(version.partition(".")[0]) >= 3:
-        raise ModelError(keras_3_refusal(f"'{path}' was saved by Keras {version}"))
+def _is_keras_3(version: Any) -> bool:
+    major = str(version).partition(".")[0]
+    return major.isdecimal() and int(major) >= 3
 
 
-def keras_3_refusal(what: str) -> str:
-    """The message for a Keras 3 model; `what` says which one came."""
-    return (
-        f"A model must be of Keras 2: {what}, and Keras 3 models are not read yet. "
-        "Build the model with tf_keras, copy the weights, and save it from there."
+def _load_keras_2(source: Any, custom_objects: Mapping[str, Any] | None, **options: Any) -> Any:
+    # A translated model may have been saved, and holds them.
+    activations.register()
+    return kd.keras.models.load_model(source, custom_objects=custom_objects, compile=False, **options)
+
+
+def _load_keras_3(path: Path, custom_objects: Mapping[str, Any] | None, unsafe: bool) -> Any:
+    objects = dict(custom_objects or {})
+    # A class is of one generation: Keras 3's serve to read the file, tf_keras' to translate it; functions serve both.
+    readable = {name: value for name, value in objects.items() if not issubclass_of(value, "tf_keras")}
+    wanted = {name: value for name, value in objects.items() if not issubclass_of(value, "keras")}
+    model = kd.keras_3.saving.load_model(path, custom_objects=readable, compile=False, safe_mode=not unsafe)
+    return translate(model, wanted)
+
+
+def issubclass_of(value: Any, package: str) -> bool:
+    """Whether `value` is a class that `package` defines or one that derives from such a class."""
+    return any(base.__module__.partition(".")[0] == package for base in getattr(value, "__mro__", ()))
+
+
+def _refuse_code(path: Path, config: Any, unsafe: bool) -> None:
+    """Refuse functions stored as byte code, before anything of the file is deserialized."""
+    if not unsafe and any(_holds_code(part) for part in _parts(config)):
+        raise ModelError(
+            f"A model file must not hold code. '{path}' has a layer with a Python function as byte code (a Lambda), "
+            "and reading it would execute whatever that code says. Rebuild the model without it, or, only if you trust "
+            "where the file comes from, pass unsafe=True (--unsafe)."
+        )
+
+
+def _holds_code(part: Mapping[str, Any]) -> bool:
+    config = part.get("config")
+    if part.get("class_name") == "__lambda__":
+        return True
+    # The older form names the type of every function that a Lambda has beside it.
+    return isinstance(config, dict) and any(
+        config.get(f"{name}_type") == "lambda" for name in ("function", "output_shape", "mask")
     )
 
 
 def _refuse_wrappers(path: Path, config: Any) -> None:
-    wrapped = sorted(TFMOT_WRAPPERS.keys() & set(_class_names(config)))
+    wrapped = sorted(TFMOT_WRAPPERS.keys() & {str(part.get("class_name")) for part in _parts(config)})
     if wrapped:
         raise ModelError(f"'{path}' cannot be compressed: {wrapper_refusal(wrapped)}.")
 
@@ -139,15 +184,14 @@ def wrapper_refusal(wrappers: list[str]) -> str:
     )
 
 
-def _class_names(config: Any) -> Iterator[str]:
-    """Every class name anywhere in a serialized Keras config."""
+def _parts(config: Any) -> Iterator[Mapping[str, Any]]:
+    """Every dict anywhere in a serialized Keras config."""
     if isinstance(config, dict):
-        if isinstance(config.get("class_name"), str):
-            yield config["class_name"]
+        yield config
         config = list(config.values())
     if isinstance(config, list):
         for item in config:
-            yield from _class_names(item)
+            yield from _parts(item)
 
 
 def _wrong_kind(path: Path, start: bytes) -> ModelError:
@@ -167,7 +211,7 @@ def _unreadable(path: Path, error: Exception) -> ModelError:
         return ModelError(
             f"Every class and function in a model must be known to Keras. '{path}' holds one that is not: "
             f"{reason} Pass it to `load_model` in custom_objects={{name: object}}, or load the model in your own "
-            "code and bring the object."
+            "code and bring the object (a Keras 3 object with custom_objects={name: tf_keras class} for its layers)."
         )
     return ModelError(
         f"A model must be {KINDS}, complete and readable. '{path}' could not be read: {reason} "

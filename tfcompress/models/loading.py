@@ -16,47 +16,68 @@ from tfcompress import keras_door as kd
 from tfcompress.models.files import (
     KINDS,
     TFMOT_WRAPPERS,
-    keras_3_refusal,
+    issubclass_of,
     read_model,
     wrapper_refusal,
 )
+from tfcompress.models.translation import translate
 from tfcompress.vocabulary.errors import ModelError
 
 
-def load_model(source: str | os.PathLike[str] | Any, custom_objects: Mapping[str, Any] | None = None) -> Any:
-    """A trained Keras 2 model that is fit to be compressed.
+def load_model(
+    source: str | os.PathLike[str] | Any, custom_objects: Mapping[str, Any] | None = None, unsafe: bool = False
+) -> Any:
+    """A trained Keras model, of Keras 2 or 3, as a tf_keras model that is fit to be compressed.
 
     Args:
-        source: a tf_keras model, or the path of a Keras 2 ``.h5``, ``.hdf5`` or ``.keras`` file or of a Keras 2
-            SavedModel folder.
-        custom_objects: classes and functions of the model that Keras does not know, by name. Defaults to none.
+        source: a tf_keras model, a Keras 3 model, or the path of a ``.h5``, ``.hdf5`` or ``.keras`` file of either, or
+            of a Keras 2 SavedModel folder.
+        custom_objects: classes and functions of the model that Keras does not know, by name. For a Keras 3 model
+            these are the tf_keras classes that take the place of its own. Defaults to none.
+        unsafe: execute byte code that a file holds (that of Lambda layers). Defaults to refusing such a file.
 
     Returns:
-        `source` itself when it is a model, else the model read, uncompiled: a Sequential or Functional
-        `tf_keras.Model` with one input, one output and finite weights.
+        `source` itself when it is a tf_keras model, else the model read, uncompiled: a Sequential or Functional
+        `tf_keras.Model` with finite weights. A Keras 3 model is translated (`translation.translate`).
 
     Raises:
-        ModelError: the source cannot be read, is a Keras 3 model, or is not such a model. All that is wrong with
-            a model that could be read is named at once.
+        ModelError: the source cannot be read or translated, or is not such a model. All that is wrong with a model
+            that could be read is named at once.
 
     Example:
-        >>> load_model("trained.h5").output_shape  # doctest: +SKIP
+        >>> load_model("trained.keras").output_shape  # doctest: +SKIP
         (None, 10)
     """
     if isinstance(source, str | os.PathLike):
-        model, where = read_model(Path(source), custom_objects), f"'{os.fspath(source)}'"
+        model, where = read_model(Path(source), custom_objects, unsafe=unsafe), f"'{os.fspath(source)}'"
     elif isinstance(source, kd.keras.Model):
         model, where = source, f"model {source.name!r}"
-    elif any(base.__module__.partition(".")[0] == "keras" for base in type(source).__mro__):
-        raise ModelError(keras_3_refusal(f"this {type(source).__name__} is an object of Keras 3"))
+    elif issubclass_of(type(source), "keras") and isinstance(source, kd.keras_3.Model):
+        model, where = translate(source, custom_objects), f"model {source.name!r}"
     else:
         raise ModelError(
-            f"A model must be a tf_keras model, or the path of {KINDS}. Received: {type(source).__name__}."
+            f"A model must be a tf_keras or Keras 3 model, or the path of {KINDS}. Received: {type(source).__name__}."
         )
     problems = _problems(model)
     if problems:
         raise ModelError(f"{where} cannot be compressed: " + "; ".join(problems) + ".")
     return model
+
+
+def check_one_input_and_output(model: Any) -> None:
+    """Refuse a model that a run cannot feed and measure.
+
+    Raises:
+        ModelError: it has several inputs or several outputs.
+    """
+    problems = [
+        f"a model must have one {what}; models of several are not supported yet. "
+        f"It has {len(names)}: {', '.join(names)}"
+        for what, names in (("input", model.input_names), ("output", model.output_names))
+        if len(names) != 1
+    ]
+    if problems:
+        raise ModelError(f"model {model.name!r} cannot be compressed: " + "; ".join(problems) + ".")
 
 
 def clone(model: Any) -> Any:
@@ -108,12 +129,6 @@ def _problems(model: Any) -> list[str]:
         return [graphless]
     problems = []
     layers = list(_layers(model))
-    for what, names in (("input", model.input_names), ("output", model.output_names)):
-        if len(names) != 1:
-            problems.append(
-                f"a model must have one {what}; models of several are not supported yet. "
-                f"It has {len(names)}: {', '.join(names)}"
-            )
     wrappers = sorted({type(layer).__name__ for layer in layers} & TFMOT_WRAPPERS.keys())
     revived = [
         f"{layer.name} ({type(layer).__name__})"
