@@ -215,3 +215,12 @@ def test_logits_of_yes_and_no_are_judged_by_their_probabilities_throughout(data,
         hits = (outputs[of] > 0) == outputs["targets"].reshape(-1, columns)
         assert getattr(result.evidence.metric, of) == pytest.approx(hits.mean())
         assert hits.mean() != ((outputs[of] > 0.5) == outputs["targets"].reshape(-1, columns)).mean()
+
+
+def test_a_model_of_several_inputs_or_outputs_cannot_run(data):
+    layers = kd.keras.layers
+    one, two = layers.Input((12,), name="one"), layers.Input((12,), name="two")
+    both = layers.Add(name="both")([one, two])
+    several = kd.keras.Model([one, two], [both, layers.ReLU(name="positive")(both)])
+    with pytest.raises(ModelError, match=r"one input;.*It has 2: one, two.*one output;.*It has 2: both, positive"):
+        job(several, data, "ptq_int8")

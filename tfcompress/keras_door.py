@@ -39,8 +39,10 @@ def __getattr__(name: str) -> Any:
             # TensorFlow first: tf_keras, tfmot and TFDS bind to the copy that is already loaded.
             importlib.import_module("tensorflow")
         module = importlib.import_module(_MODULES[name])
+    # tfmot sets it for the whole process; the caller's own tf.keras is not ours to replace.
     if legacy is None:
-        # tfmot sets it for the whole process; the caller's own tf.keras is not ours to replace.
         os.environ.pop("TF_USE_LEGACY_KERAS", None)
+    else:
+        os.environ["TF_USE_LEGACY_KERAS"] = legacy
     globals()[name] = module
     return module

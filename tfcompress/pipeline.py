@@ -73,7 +73,7 @@ def compress(
         data: see `tfcompress.data.load_data`.
         recipe: a recipe, its tree, a YAML file, or the name of one that ships.
         out: the run's folder. Defaults to `tflite_models/<model>-<data>-<recipe>`.
-        **options: see `JobOptions`: `overrides`, `data_dir`, `seed`, `custom_objects`, `reporter`.
+        **options: see `JobOptions`: `overrides`, `data_dir`, `seed`, `custom_objects`, `unsafe`, `reporter`.
 
     Raises:
         TfcompressError: with the rule, what came and the remedy; what was finished stays in `out`.

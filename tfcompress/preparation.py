@@ -19,7 +19,7 @@ from tfcompress.evaluate.metric import score, takes_logits
 from tfcompress.measure import versions
 from tfcompress.models import zoo
 from tfcompress.models.inputs import input_dtype, token_limit
-from tfcompress.models.loading import classes_of, clone, fingerprint, load_model
+from tfcompress.models.loading import check_one_input_and_output, classes_of, clone, fingerprint, load_model
 from tfcompress.preprocessing_choice import choose_preprocessing
 from tfcompress.recipe import Recipe, load_recipe
 from tfcompress.run_state import MODEL_FILE, is_run_folder, read_state
@@ -118,13 +118,15 @@ class JobOptions(TypedDict, total=False):
 
     `overrides`: ``"<step or section>.<key>=<value>"``, each. `data_dir`: where TFDS keeps its data sets; defaults to
     TFDS's own place. `seed`: of all randomness; defaults to 0. `custom_objects`: classes and functions that a model
-    file names. `reporter`: told of progress; defaults to silence.
+    file names. `unsafe`: execute byte code that a model file holds; defaults to refusing it. `reporter`: told of
+    progress; defaults to silence.
     """
 
     overrides: Sequence[str]
     data_dir: str | Path | None
     seed: int
     custom_objects: Mapping[str, Any] | None
+    unsafe: bool
     reporter: Reporter | None
 
 
@@ -137,6 +139,7 @@ def open_job(
     data_dir: str | Path | None = None,
     seed: int = 0,
     custom_objects: Mapping[str, Any] | None = None,
+    unsafe: bool = False,
     reporter: Reporter | None = None,
 ) -> Job:
     """Load and check recipe, model and data; see `tfcompress.compress` for the arguments.
@@ -149,7 +152,7 @@ def open_job(
         raise RecipeError(f"seed must be at least 0. Received: {seed}.")
     checked = load_recipe(recipe, overrides)
     from_zoo = isinstance(model, str) and zoo.is_zoo(model)
-    state = None if from_zoo else _given_state(model, custom_objects)
+    state = None if from_zoo else _given_state(model, custom_objects, unsafe)
     if state is not None:
         _refuse_broken_promises(state, checked)
     reporter.message("Loading data")
@@ -218,7 +221,7 @@ def _file_of(model: Any) -> Path | None:
     return Path(model) / MODEL_FILE if is_run_folder(Path(model)) else Path(model)
 
 
-def _given_state(model: Any, custom_objects: Mapping[str, Any] | None) -> State:
+def _given_state(model: Any, custom_objects: Mapping[str, Any] | None, unsafe: bool) -> State:
     if isinstance(model, State):
         return model
     # A Result has the state that another run can go on from.
@@ -232,8 +235,10 @@ def _given_state(model: Any, custom_objects: Mapping[str, Any] | None) -> State:
         )
     if isinstance(model, (str, Path)) and is_run_folder(Path(model)):
         return read_state(Path(model), custom_objects)
+    loaded = load_model(model, custom_objects, unsafe)
+    check_one_input_and_output(loaded)
     # A copy, because a layer of the caller's may be part of other graphs too, and is never to change.
-    return State(clone(load_model(model, custom_objects=custom_objects)))
+    return State(clone(loaded))
 
 
 def with_promises(recipe: Recipe, state: State) -> State:

@@ -266,3 +266,19 @@ def test_verbose_adds_the_traceback(capsys, workspace):
     )
     assert code == 1
     assert "Traceback" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["compress", "convert", "train"])
+def test_a_file_with_code_is_refused_and_unsafe_reads_it(command, tmp_path, capsys):
+    layers = kd.keras_3.layers
+    inputs = kd.keras_3.Input((8, 8, 1))
+    outputs = layers.Dense(10)(layers.Flatten()(layers.Lambda(lambda x: x * 2, output_shape=(8, 8, 1))(inputs)))
+    kd.keras_3.Model(inputs, outputs).save(tmp_path / "coded.keras")
+    out = {"convert": "coded.tflite"}.get(command, "run")
+    arguments = [command, f"--model={tmp_path / 'coded.keras'}", "--dataset=digits", f"--out={tmp_path / out}"]
+    preprocessing = "--preprocessing=unit" if command == "convert" else "--set=data.preprocessing=unit"
+    arguments += {"compress": ["--recipe=ptq_int8", "--dry_run"], "train": ["--set=train.epochs=1"]}.get(command, [])
+    arguments.append(preprocessing)
+    assert main(arguments) == 1
+    assert "--unsafe" in capsys.readouterr().err
+    assert main([*arguments, "--unsafe"]) == 0, capsys.readouterr().err

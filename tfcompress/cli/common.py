@@ -15,14 +15,20 @@ from tfcompress.vocabulary.reporter import Reporter
 
 
 def define_model_and_data(values: flags.FlagValues) -> None:
-    """`--model`, `--dataset`, `--data_dir` and `--seed`."""
+    """`--model`, `--unsafe`, `--dataset`, `--data_dir` and `--seed`."""
     flags.DEFINE_string(
         "model",
         None,
-        "A Keras 2 model (.h5, .keras, SavedModel folder), the folder of an earlier run, or a network of the zoo, e.g. "
-        "resnet8 or mobilenet_v1:width=0.25.",
+        "A model of Keras 3 or 2 (.keras, .h5, Keras 2 SavedModel folder), the folder of an earlier run, or a network of "
+        "the zoo, e.g. resnet8 or mobilenet_v1:width=0.25.",
         flag_values=values,
         required=True,
+    )
+    flags.DEFINE_bool(
+        "unsafe",
+        False,
+        "Execute Python code that the model file holds (a Lambda layer). Only for files whose origin you trust.",
+        flag_values=values,
     )
     flags.DEFINE_string(
         "dataset",

@@ -37,7 +37,12 @@ def run(values: flags.FlagValues) -> None:
     from tfcompress.recipe import load_recipe
 
     recipe = load_recipe(values.recipe, overrides)
-    arguments = {"data_dir": values.data_dir, "seed": values.seed, "reporter": TerminalReporter()}
+    arguments = {
+        "data_dir": values.data_dir,
+        "seed": values.seed,
+        "unsafe": values.unsafe,
+        "reporter": TerminalReporter(),
+    }
     if values.dry_run:
         from tfcompress.dry_run import dry_run
 

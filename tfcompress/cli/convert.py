@@ -51,6 +51,7 @@ def run(values: flags.FlagValues) -> None:
         out=Path(values.out),
         data_dir=values.data_dir,
         seed=values.seed,
+        unsafe=values.unsafe,
         reporter=TerminalReporter(),
     )
     kind = "full integer" if proof.full_integer else f"{len(proof.findings)} operators in float"

@@ -33,6 +33,7 @@ def run(values: flags.FlagValues) -> None:
         data_dir=values.data_dir,
         out=values.out,
         seed=values.seed,
+        unsafe=values.unsafe,
         reporter=TerminalReporter(),
     )
     print(trained)

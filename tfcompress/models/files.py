@@ -81,7 +81,7 @@ def _read_saved_model(path: Path, custom_objects: Mapping[str, Any] | None, unsa
             f"'{path}' has no file keras_metadata.pb: the `export` of Keras 3 and `tf.saved_model.save` write a graph "
             "without layers. Save the model itself, `model.save('model.keras')`."
         )
-    metadata = kd.keras.src.protobuf.saved_metadata_pb2.SavedMetadata()
+    metadata = kd.keras.protobuf.saved_metadata_pb2.SavedMetadata()
     metadata.ParseFromString((path / "keras_metadata.pb").read_bytes())
     _refuse_code(path, [json.loads(node.metadata) for node in metadata.nodes if node.metadata], unsafe)
     return _load_keras_2(str(path), custom_objects)

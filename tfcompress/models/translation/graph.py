@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 
 from tfcompress import keras_door as kd
-from tfcompress.models.translation.comparison import Pair, compare
+from tfcompress.models.translation.calls import Call, filled
+from tfcompress.models.translation.comparison import Pair, Step, compare
 from tfcompress.models.translation.layers import copy_weights, make_layer
-from tfcompress.models.translation.operators import Call, translate_operator
+from tfcompress.models.translation.operators import translate_operator
 from tfcompress.models.translation.refusal import UntranslatableError
 from tfcompress.vocabulary.errors import ModelError
 
@@ -85,9 +86,13 @@ def _refuse_graphless(model: Any) -> None:
 
 def _in_float32(model: Any) -> Any:
     """`model`, or a copy of it that computes in float32 when some layer does not: the proof needs equal numbers."""
-    layers = kd.keras_3.layers.Layer
-    policies = {layer.dtype_policy.name for layer in model._flatten_layers() if isinstance(layer, layers)}
-    if not any("float" in policy and policy != "float32" for policy in policies):
+    layers = list(model._flatten_layers())
+    # Those are refused later, one by one.
+    foreign = any(
+        getattr(layer, "quantization_mode", None) or getattr(layer, "lora_enabled", False) for layer in layers
+    )
+    policies = {layer.dtype_policy.name for layer in layers}
+    if foreign or not any("float" in policy and policy != "float32" for policy in policies):
         return model
 
     def in_float32(layer: Any) -> Any:
@@ -123,51 +128,50 @@ class _Translator:
         """The counterpart of a whole model, outer or nested; None once there are problems."""
         graph = _graph(source)
         known = {id(tensor): _input(tensor) for tensor in graph.inputs}
-        inputs = _filled(graph._inputs_struct, known)
-        tensors = []
+        inputs = filled(graph._inputs_struct, known)
+        steps = []
         for node in _needed(graph):
-            found = kd.tf.nest.flatten(self._called(node, known))
+            call, found = self._called(node, known)
             known.update(zip(map(id, node.outputs), found, strict=True))
-            tensors += [("/".join((*self._place, node.operation.name)), tensor) for tensor in node.outputs]
+            if call is not None:
+                steps.append(Step("/".join((*self._place, node.operation.name)), node.outputs, found, call))
         if self.problems:
             return None
-        translated = kd.keras.Model(inputs, _filled(graph._outputs_struct, known), name=source.name)
+        translated = kd.keras.Model(inputs, filled(graph._outputs_struct, known), name=source.name)
         if not source.trainable:
             translated.trainable = False
-        places, ours = [place for place, _ in tensors], [tensor for _, tensor in tensors]
-        self.pairs.append(Pair(places, graph, ours, translated, [known[id(tensor)] for tensor in ours]))
+        self.pairs.append(Pair(graph, translated, steps))
         return translated
 
-    def _called(self, node: _Node, known: Mapping[int, Any]) -> Any:
-        """The outputs of the counterpart, called on the counterparts of its inputs."""
+    def _called(self, node: _Node, known: Mapping[int, Any]) -> tuple[Call | None, list[Any]]:
+        """The counterpart called on the counterparts of its inputs: the call, and its outputs."""
+        operation = node.operation
         try:
             call = self._call(node)
-            if call.layer is None:
-                return _placeholders(node)
-            outputs = call.layer(*_filled(call.args, known), **_filled(dict(call.kwargs), known))
-            if isinstance(node.operation, kd.keras_3.layers.Layer) and id(node.operation) not in self._made:
-                self._made[id(node.operation)] = call.layer
-                if not isinstance(call.layer, kd.keras.Model):
-                    copy_weights(node.operation, call.layer)
-            return outputs
+            if call is not None:
+                outputs = call.on(known)
+                if isinstance(operation, kd.keras_3.layers.Layer) and id(operation) not in self._made:
+                    self._made[id(operation)] = call.layer
+                    if not _is_model(operation):
+                        copy_weights(operation, call.layer)
+                return call, outputs
         except UntranslatableError as error:
-            self._refuse(node.operation, error.reason, error.remedy)
+            self._refuse(operation, error.reason, error.remedy)
         except Exception as error:  # What tf_keras raises at arguments that it does not take has no common class.
-            self._refuse(
-                node.operation,
-                f"tf_keras refuses it: {str(error).strip().partition(chr(10))[0] or type(error).__name__}",
-                "Replace it in the Keras 3 model",
-            )
-        return _placeholders(node)
+            reason = str(error).strip().partition("\n")[0] or type(error).__name__
+            self._refuse(operation, f"tf_keras refuses it: {reason}", "Replace it in the Keras 3 model")
+        # Stand-ins, so that the rest is walked and all problems are named at once.
+        return None, [kd.keras.Input(batch_shape=tensor.shape, dtype=tensor.dtype) for tensor in node.outputs]
 
-    def _call(self, node: _Node) -> Call:
+    def _call(self, node: _Node) -> Call | None:
+        """The counterpart with its arguments; None for a nested model in which there are problems."""
         operation = node.operation
         if not isinstance(operation, kd.keras_3.layers.Layer):
             return translate_operator(operation, node.args, node.kwargs)
         target = self._made.get(id(operation))
         if target is None:
             target = self._nested(operation) if _is_model(operation) else make_layer(operation, self.custom_objects)
-        return Call(target, node.args, node.kwargs)
+        return None if target is None else Call(target, node.args, node.kwargs)
 
     def _nested(self, operation: Any) -> Any:
         if _graph(operation) is None:
@@ -188,11 +192,6 @@ class _Translator:
             self.problems.append(problem)
 
 
-def _placeholders(node: _Node) -> list[Any]:
-    """Stand-ins for outputs that cannot be had, so that the rest is walked and all problems are named at once."""
-    return [kd.keras.Input(batch_shape=tensor.shape, dtype=tensor.dtype) for tensor in node.outputs]
-
-
 def _is_model(operation: Any) -> bool:
     return isinstance(operation, kd.keras_3.Model)
 
@@ -202,15 +201,6 @@ def _input(tensor: Any) -> Any:
     name = operation.name if isinstance(operation, kd.keras_3.layers.InputLayer) else tensor.name
     dtype = "float32" if "float" in tensor.dtype else tensor.dtype
     return kd.keras.Input(batch_shape=tensor.shape, dtype=dtype, name=name)
-
-
-def _filled(structure: Any, known: Mapping[int, Any]) -> Any:
-    """`structure` with the counterpart in place of each Keras 3 tensor."""
-    if isinstance(structure, dict):
-        return {key: _filled(value, known) for key, value in structure.items()}
-    if isinstance(structure, list | tuple):
-        return type(structure)(_filled(value, known) for value in structure)
-    return known[id(structure)] if isinstance(structure, kd.keras_3.KerasTensor) else structure
 
 
 def _needed(graph: Any) -> list[_Node]:

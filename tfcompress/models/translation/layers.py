@@ -31,7 +31,7 @@ _NEUTRAL = {"data_format": ("channels_last",), "dtype": (), "antialias": (False,
 _WITHOUT_COUNTERPART = "tf_keras has no such layer"
 _TEXT_OUTSIDE = "it works on text or on a vocabulary, which no integer graph can hold"
 _REFUSED = {
-    "GroupQueryAttention": (_WITHOUT_COUNTERPART, "Use MultiHeadAttention"),
+    "GroupedQueryAttention": (_WITHOUT_COUNTERPART, "Use MultiHeadAttention"),
     "RMSNormalization": (_WITHOUT_COUNTERPART, "Use LayerNormalization"),
     "ReversibleEmbedding": (_WITHOUT_COUNTERPART, "Use Embedding, and Dense for the way back"),
     "SpectralNormalization": (

@@ -9,23 +9,14 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from tfcompress import keras_door as kd
 from tfcompress.models.translation import activations
+from tfcompress.models.translation.calls import Call
 from tfcompress.models.translation.refusal import UntranslatableError
-
-
-@dataclass(frozen=True)
-class Call:
-    """A tf_keras layer and what it is called with; Keras 3 tensors stand for their counterparts."""
-
-    layer: Any
-    args: tuple[Any, ...]
-    kwargs: Mapping[str, Any] = field(default_factory=dict)
 
 
 def translate_operator(operation: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Call:
