@@ -19,8 +19,8 @@ def define_model_and_data(values: flags.FlagValues) -> None:
     flags.DEFINE_string(
         "model",
         None,
-        "A model of Keras 3 or 2 (.keras, .h5, Keras 2 SavedModel folder), the folder of an earlier run, or a network of "
-        "the zoo, e.g. resnet8 or mobilenet_v1:width=0.25.",
+        "A model of Keras 3 or 2 (.keras, .h5, Keras 2 SavedModel folder), the folder of an earlier run, or a network "
+        "of the zoo, e.g. resnet8 or mobilenet_v1:width=0.25.",
         flag_values=values,
         required=True,
     )

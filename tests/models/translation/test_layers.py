@@ -78,7 +78,7 @@ FAMILIES = {
             backward_layer=layers.SimpleRNN(3, return_sequences=True, go_backwards=True),
         ),
         layers.TimeDistributed(layers.Dense(4)),
-        layers.SimpleRNN(3, recurrent_dropout=0.1, return_sequences=True),
+        layers.SimpleRNN(3, return_sequences=True),
         layers.RNN([layers.LSTMCell(3), layers.GRUCell(4)], return_sequences=True),
         layers.RNN(layers.SimpleRNNCell(3)),
         shape=(5, 3),
