@@ -18,7 +18,7 @@ from tfcompress.convert.converter import quantized_tflite
 from tfcompress.convert.flatbuffer import Flatbuffer
 from tfcompress.convert.proof import BOUNDARY, OUTPUT_LAYER, prove_integer
 from tfcompress.convert.settings import ConversionSettings
-from tfcompress.models.loading import load_model
+from tfcompress.models.loading import check_one_input_and_output, load_model
 from tfcompress.models.rewrites import ENABLING, Change, Rewritten, offers, rewrite
 from tfcompress.preparation import with_promises
 from tfcompress.recipe import Recipe
@@ -99,6 +99,7 @@ def preflight(
     recipe: Recipe | None = None,
     *,
     custom_objects: Mapping[str, Any] | None = None,
+    unsafe: bool = False,
 ) -> Report:
     """What every technique and the converter can do with every layer of `model`; all findings at once.
 
@@ -106,17 +107,21 @@ def preflight(
         model: a model or its path, as `load_model` takes it. It is converted once, and never changed.
         recipe: ask its steps, with their settings. Defaults to every technique with its defaults.
         custom_objects: classes and functions that a model file names.
+        unsafe: execute byte code that a model file holds. Defaults to refusing it.
 
     Example:
         >>> report = preflight("trained.h5")  # doctest: +SKIP
         >>> [(column, verdict.layer, verdict.outcome) for column, verdict in report.findings]  # doctest: +SKIP
         [('quantization', 'lstm', 'by calibration')]
     """
+    loaded, of_model = None, ()
     try:
-        loaded, of_model = load_model(model, custom_objects), ()
+        loaded = load_model(model, custom_objects, unsafe)
+        check_one_input_and_output(loaded)
     except ModelError as error:
         # Its layers can be asked about where it has a graph of them.
-        loaded = model if isinstance(model, kd.keras.Model) and model.inputs else None
+        if loaded is None and isinstance(model, kd.keras.Model) and model.inputs:
+            loaded = model
         of_model = (str(error),)
     if loaded is None:
         return Report((), {}, of_model)

@@ -6,7 +6,7 @@ import sys
 
 from absl import flags
 
-from tfcompress.cli.common import print_table
+from tfcompress.cli.common import define_unsafe, print_table
 
 POSITIONAL = "model"
 """The flag that may be given without its name, first."""
@@ -17,6 +17,7 @@ def define_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_string(
         "model", None, "A Keras model file; `check MODEL` for short.", flag_values=values, required=True
     )
+    define_unsafe(values)
     flags.DEFINE_string(
         "recipe", None, "A recipe to check it for; exit code 1 when it cannot be carried out.", flag_values=values
     )
@@ -33,7 +34,7 @@ def run(values: flags.FlagValues) -> int:
     recipe = load_recipe(values.recipe, values["set"].value) if values.recipe else None
     from tfcompress.feasibility import lines, preflight
 
-    report = preflight(values.model, recipe)
+    report = preflight(values.model, recipe, unsafe=values.unsafe)
     if report.layers:
         print_table(values.model, ("layer", "class", *report.columns), report.rows, figures=False)
     for line in lines(report.findings):

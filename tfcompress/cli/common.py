@@ -24,12 +24,7 @@ def define_model_and_data(values: flags.FlagValues) -> None:
         flag_values=values,
         required=True,
     )
-    flags.DEFINE_bool(
-        "unsafe",
-        False,
-        "Execute Python code that the model file holds (a Lambda layer). Only for files whose origin you trust.",
-        flag_values=values,
-    )
+    define_unsafe(values)
     flags.DEFINE_string(
         "dataset",
         None,
@@ -39,6 +34,16 @@ def define_model_and_data(values: flags.FlagValues) -> None:
     )
     flags.DEFINE_string("data_dir", None, "Where TFDS keeps prepared data sets.", flag_values=values)
     flags.DEFINE_integer("seed", 0, "Of all randomness.", flag_values=values, lower_bound=0)
+
+
+def define_unsafe(values: flags.FlagValues) -> None:
+    """`--unsafe`."""
+    flags.DEFINE_bool(
+        "unsafe",
+        False,
+        "Execute Python code that the model file holds (a Lambda layer). Only for files whose origin you trust.",
+        flag_values=values,
+    )
 
 
 def define_recipe(values: flags.FlagValues, default: str | None = None) -> None:
