@@ -3,10 +3,15 @@
 from pathlib import Path
 
 import pytest
+from fixtures.models import conv_bn, inputs_for
 
+from tfcompress import keras_door as kd
 from tfcompress import measure
+from tfcompress.convert.converter import float_tflite
 from tfcompress.evaluate import LatencyReport
 from tfcompress.recipe import EvaluationSettings
+from tfcompress.shipping import Shipment
+from tfcompress.vocabulary.evidence import AgreementEvidence
 from tfcompress.vocabulary.reporter import Reporter
 
 
@@ -43,3 +48,45 @@ def test_one_thread_is_measured_once(monkeypatch, threads):
     )
     measure.latency_evidence(Path("f"), Path("a"), EvaluationSettings(threads=threads), Reporter())
     assert calls == [1]
+
+
+class Heard(Reporter):
+    def __init__(self):
+        self.messages = []
+
+    def message(self, text):
+        self.messages.append(text)
+
+
+def agreed(**figures):
+    return AgreementEvidence(
+        **{"count": 8, "max_steps": 1, "mean_steps": 0.1, "within_one_step": 1, "argmax": 1} | figures
+    )
+
+
+@pytest.fixture(scope="module")
+def shipment():
+    model = conv_bn()
+    content = float_tflite(model)
+    return model, Shipment(b"", content, None, ())
+
+
+@pytest.mark.parametrize("far", [{"mean_steps": 9.0}, {"argmax": 0.9}])
+def test_the_layer_that_a_large_difference_comes_from_is_named(shipment, far):
+    model, shipped = shipment
+    other = kd.keras.models.clone_model(model)
+    other.set_weights(model.get_weights())
+    other.get_layer("c1_1").set_weights([2 * other.get_layer("c1_1").get_weights()[0]])
+    inputs, reporter = inputs_for(model, 8), Heard()
+    found = measure.explained(agreed(**far), shipped, other, inputs, inputs, reporter)
+    assert found.worst_layer == "relu_c1_1"
+    assert found.worst_layer_error > 0.1
+    assert "rises most at layer relu_c1_1" in reporter.messages[0]
+
+
+@pytest.mark.parametrize("near", [{}, {"argmax": None}])
+def test_near_outputs_need_no_explanation(near):
+    reporter = Heard()
+    found = measure.explained(agreed(**near), None, None, None, None, reporter)
+    assert found == agreed(**near)
+    assert reporter.messages == []

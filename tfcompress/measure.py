@@ -18,8 +18,10 @@ import numpy as np
 from tfcompress.evaluate import (
     agreement,
     delegation,
+    departure,
     drop_points,
     io_types,
+    layer_errors,
     measure_latency,
     output_step,
     predict,
@@ -38,6 +40,12 @@ from tfcompress.vocabulary.evidence import (
 )
 from tfcompress.vocabulary.reporter import Reporter
 from tfcompress.vocabulary.training import Task
+
+# Beyond these, outputs are far apart.
+_NEAR_STEPS = 2.0
+_NEAR_ARGMAX = 0.98
+_COMPARED = 32
+"""Samples on which layers are compared."""
 
 _DECIDING_PACKAGES = (
     "tfcompress",
@@ -139,6 +147,33 @@ def agreement_evidence(artifact_path: Path, outputs: Predictions) -> AgreementEv
         within_one_step=found.share_within_one_step,
         argmax=found.argmax_agreement,
     )
+
+
+def explained(
+    found: AgreementEvidence, shipment: Shipment, model: Any, inputs: np.ndarray, raw: np.ndarray, reporter: Reporter
+) -> AgreementEvidence:
+    """`found` with the layer that the difference comes from, where the outputs are far apart; a person is told.
+
+    Args:
+        found: the agreement of the outputs.
+        shipment: the file, with its names.
+        model: the Keras model it was converted from.
+        inputs: the Keras model's inputs `[n, ...]`, of which the first few are compared.
+        raw: the file's inputs for the same samples.
+        reporter: gets one line.
+    """
+    if found.mean_steps <= _NEAR_STEPS and (found.argmax is None or found.argmax >= _NEAR_ARGMAX):
+        return found
+    said = f"The file's outputs differ from the Keras model's by {found.mean_steps:.1f} steps on average"
+    if found.argmax is not None:
+        said += f", {1 - found.argmax:.1%} of the samples get another class"
+    errors = layer_errors(shipment.named, model, inputs[:_COMPARED], raw[:_COMPARED])
+    if not errors:
+        reporter.message(f"{said}; no layer's output can be compared.")
+        return found
+    worst = departure(errors)
+    reporter.message(f"{said}; the error rises most at layer {worst.layer}, to {worst.relative:.1%} of its output.")
+    return found.model_copy(update={"worst_layer": worst.layer, "worst_layer_error": worst.relative})
 
 
 def float_evidence(path: Path, latency: LatencyFindings) -> FloatEvidence:

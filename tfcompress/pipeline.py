@@ -235,11 +235,12 @@ class _Run:
         outputs = measure.predictions(float_path, artifact, state.model, inputs, raw, test.targets, job.reporter)
         self.folder.write_arrays("predictions.npz", outputs.arrays())
         latency = measure.latency_evidence(float_path, artifact, job.recipe.evaluation, job.reporter)
+        agreed = measure.agreement_evidence(artifact, outputs)
         of_float = measure.float_evidence(float_path, latency)
         of_artifact = measure.artifact_evidence(artifact, shipment, latency)
         return Evidence(
             metric=measure.metric_evidence(job.recipe.task, outputs, from_logits=job.data.from_logits),
-            agreement=measure.agreement_evidence(artifact, outputs),
+            agreement=measure.explained(agreed, shipment, state.model, inputs, raw, job.reporter),
             float=of_float,
             artifact=of_artifact,
             speedup=latency.speedup,

@@ -21,9 +21,17 @@ from tfcompress.vocabulary.state import State
 
 @dataclass(frozen=True)
 class Shipment:
-    """A converted file and what was proven of it while it still had its names."""
+    """A converted file and what was proven of it while it still had its names.
+
+    Args:
+        content: what ships.
+        named: the same file with its tensor names.
+        proof: that it is integer.
+        promises: what it shows of them.
+    """
 
     content: bytes
+    named: bytes
     proof: Proof
     promises: tuple[PromiseFound, ...]
 
@@ -45,7 +53,7 @@ def ship(state: State, settings: ConversionSettings, preprocessing: Preprocessin
     content, flat, proof = _proven(state, settings, preprocessing, calibration)
     promises = read_promises(flat, state)
     require_kept(promises)
-    return Shipment(strip_names(content) if settings.strip_names else content, proof, promises)
+    return Shipment(strip_names(content) if settings.strip_names else content, content, proof, promises)
 
 
 def rehearse(

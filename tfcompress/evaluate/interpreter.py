@@ -94,6 +94,7 @@ def open_interpreter(
     threads: int = 1,
     kernels: Kernels = "xnnpack",
     fuse_delegated: bool = True,
+    keep_all: bool = False,
     allocate: bool = True,
 ) -> Any:
     """A LiteRT interpreter of `model` in this process, with its tensors allocated.
@@ -106,6 +107,7 @@ def open_interpreter(
         kernels: which kernels run the graph. Defaults to `xnnpack`.
         fuse_delegated: whether neighbouring operators go to the delegate as one piece; without, each delegated
             operator can be told apart. Defaults to True.
+        keep_all: whether every tensor can be read after a run, not the outputs alone. Defaults to False.
         allocate: False leaves the allocation to a caller who resizes the input first. Defaults to True.
 
     Raises:
@@ -120,6 +122,7 @@ def open_interpreter(
                 num_threads=threads,
                 experimental_op_resolver_type=kd.litert.OpResolverType[_RESOLVERS[kernels]],
                 experimental_disable_delegate_node_fusion=not fuse_delegated,
+                experimental_preserve_all_tensors=keep_all,
             )
             if allocate:
                 interpreter.allocate_tensors()

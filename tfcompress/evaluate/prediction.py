@@ -215,10 +215,11 @@ def _read_io_types(file: ModelFile, kernels: Kernels) -> IoTypes:
             f"A model must have one input and one output to be evaluated. {file.where} has "
             f"{len(inputs)} inputs and {len(outputs)} outputs. Give each output a model of its own."
         )
-    return IoTypes(_tensor_type(inputs[0]), _tensor_type(outputs[0]))
+    return IoTypes(tensor_type(inputs[0]), tensor_type(outputs[0]))
 
 
-def _tensor_type(details: Mapping[str, Any]) -> TensorType:
+def tensor_type(details: Mapping[str, Any]) -> TensorType:
+    """The type of a tensor from what LiteRT tells of it."""
     scale, zero_point = details["quantization"]
     shape, signature = details["shape"], details["shape_signature"]
     # The batch is always resized, so that the size the file was made with says more than its being open.

@@ -54,6 +54,10 @@ class AgreementEvidence(Schema):
     """Share of output values that differ by at most one step."""
     argmax: float | None
     """Share of samples with the same largest output; None where that means nothing."""
+    worst_layer: str | None = None
+    """Where the outputs are far apart: the layer at which the error rises most. None where they are near."""
+    worst_layer_error: float | None = None
+    """Root mean square error of that layer's output over the root mean square of the Keras model's."""
 
 
 class FloatEvidence(Schema):
