@@ -8,7 +8,8 @@ import tfcompress
 from tfcompress import feasibility
 from tfcompress import keras_door as kd
 from tfcompress.cli.main import main
-from tfcompress.feasibility import Report, enabled, lines, preflight
+from tfcompress.enabling import enabled
+from tfcompress.feasibility import Report, lines, preflight
 from tfcompress.models.loading import fingerprint
 from tfcompress.recipe import load_recipe
 from tfcompress.techniques.base import Verdict

@@ -8,7 +8,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -18,13 +17,13 @@ from tfcompress.convert.converter import quantized_tflite
 from tfcompress.convert.flatbuffer import Flatbuffer
 from tfcompress.convert.proof import BOUNDARY, OUTPUT_LAYER, prove_integer
 from tfcompress.convert.settings import ConversionSettings
+from tfcompress.enabling import Rewriting, enabled
 from tfcompress.models.loading import check_one_input_and_output, load_model
-from tfcompress.models.rewrites import ENABLING, Change, Rewritten, offers, rewrite
+from tfcompress.models.rewrites import offers
 from tfcompress.preparation import with_promises
 from tfcompress.recipe import Recipe
 from tfcompress.techniques.base import (
     BY_CALIBRATION,
-    BY_REWRITE,
     FLOAT_ONLY,
     NO,
     NOTHING,
@@ -135,58 +134,9 @@ def preflight(
     return Report(kinds, columns, of_model, loaded)
 
 
-@dataclass(frozen=True)
-class Enabled:
-    """A state in which a recipe's steps can do more, and the rewrites that made it so; none when none was needed."""
-
-    state: State
-    changes: tuple[Change, ...] = ()
-
-
-def enabled(recipe: Recipe, state: State) -> Enabled:
-    """`state` rewritten where a step of `recipe` that trains can do more with a layer after an exact rewrite."""
-    rewriting = _Rewriting(state.model)
-    training = [step for step in recipe.steps if step.trains and step.fit.epochs]
-    if not any(v.outcome == BY_REWRITE for step in training for v in rewriting.verdicts(step)):
-        return Enabled(state)
-    done = rewriting.done
-    return Enabled(state.rewritten(done.model, done.lineage), done.changes)
-
-
-class _Rewriting:
-    """Verdicts on a model that know what its exact rewrites would change, made when first needed."""
-
-    def __init__(self, model: Any) -> None:
-        self._model = model
-
-    @cached_property
-    def done(self) -> Rewritten:
-        """The model after the rewrites that enable techniques."""
-        return rewrite(self._model, ENABLING)
-
-    def verdicts(self, step: Technique) -> tuple[Verdict, ...]:
-        """Those of `step`, ``by rewrite`` where it can do with the layers that a rewrite makes what it cannot now."""
-        before = step.verdicts(self._model)
-        if not any(verdict.outcome in (NO, BY_CALIBRATION) for verdict in before):
-            return before
-        after = {verdict.layer: verdict for verdict in step.verdicts(self.done.model)}
-        return tuple(self._better(verdict, after) for verdict in before)
-
-    def _better(self, verdict: Verdict, after: Mapping[str, Verdict]) -> Verdict:
-        if verdict.outcome not in (NO, BY_CALIBRATION):
-            return verdict
-        changes = [c for c in self.done.changes if c.layer == verdict.layer or c.layer.startswith(f"{verdict.layer}/")]
-        became = dict.fromkeys(name for change in changes for name in change.became if name in after)
-        if not changes or any(after[name].outcome not in (YES, NOTHING) for name in became):
-            return verdict
-        passes = ", ".join(dict.fromkeys(change.rewrite for change in changes))
-        instead = f"has {', '.join(became)} in its place" if became else "takes it out"
-        return Verdict(verdict.layer, BY_REWRITE, f"{verdict.reason}; {passes} {instead}", "none needed: it is exact")
-
-
 def _asked(model: Any, steps: Iterable[Technique]) -> dict[str, tuple[Verdict, ...]]:
     """The columns of the techniques that judge by layers."""
-    rewriting = _Rewriting(model)
+    rewriting = Rewriting(model)
     nearest = {offer.layer: f"{offer.instead}: {offer.why}" for offer in offers(model)}
     columns = {step.name: rewriting.verdicts(step) for step in steps}
     return {

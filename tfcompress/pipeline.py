@@ -17,6 +17,7 @@ from tfcompress.card import card
 from tfcompress.convert.c_array import micro_operators, write_c_array
 from tfcompress.convert.converter import float_tflite, warm_up
 from tfcompress.convert.proof import Proof
+from tfcompress.enabling import enabled
 from tfcompress.models.loading import clone
 from tfcompress.preparation import Job, JobOptions, open_job
 from tfcompress.recipe import Recipe
@@ -163,6 +164,12 @@ class _Run:
         if job.from_zoo:
             self.train(Training(TRAIN, 0, job.recipe.train, job.data, job.seed), TRAIN, state.model)
         float_path = folder.write(FLOAT_FILE, float_tflite(state.model, job.recipe.conversion))
+        enabling = enabled(job.recipe, state)
+        for change in enabling.changes:
+            folder.log(
+                f"{change.rewrite}: {change.layer} becomes {', '.join(change.became) or 'nothing'}; {change.reason}"
+            )
+        state = enabling.state
         for index, step in enumerate(job.recipe.steps, start=1):
             if step.stage == STAGES[-1]:
                 self._keep(state)

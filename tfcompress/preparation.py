@@ -15,6 +15,7 @@ from tfcompress import keras_door as kd
 from tfcompress.data import Split, load_data
 from tfcompress.data.preprocessing import NAMED
 from tfcompress.data.sources import check_fits
+from tfcompress.enabling import enabled
 from tfcompress.evaluate.metric import score, takes_logits
 from tfcompress.measure import versions
 from tfcompress.models import zoo
@@ -104,7 +105,10 @@ class Job:
         steps = self.recipe.steps
         if not self.from_zoo and not any(step.trains and step.fit.epochs for step in steps):
             return
-        state = with_promises(self.recipe, self.state).evolve(number_format=self.recipe.number_format)
+        enabling = enabled(self.recipe, self.state)
+        for change in enabling.changes:
+            self.reporter.message(f"{change.rewrite}: {change.layer} becomes {', '.join(change.became) or 'nothing'}")
+        state = with_promises(self.recipe, enabling.state).evolve(number_format=self.recipe.number_format)
         rehearse(state, self.recipe.conversion, self.data.preprocessing, self.calibration(raw=True))
 
 
@@ -168,7 +172,7 @@ def open_job(
         if dataset.classes is None or dataset.train.targets is None:
             raise DataError(f"A network of the zoo is a classifier: {dataset.name} must have integer labels.")
         state = State(zoo.build(model, dataset.input_shape, dataset.classes, seed, dataset.vocabulary_size))
-    with_promises(checked, state)
+    with_promises(checked, enabled(checked, state).state)
     if any(step.trains and step.fit.epochs for step in checked.steps) and dataset.train.targets is None:
         raise DataError(
             f"Training needs labels, and {dataset.name} has none. "

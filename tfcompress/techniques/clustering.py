@@ -153,7 +153,7 @@ class Clustering(Technique):
         return Verdict(layer.name, NO, reason, remedy)
 
     def _promise(self, state: State, layer: Any, attribute: str) -> Promise:
-        weight = _origin(state, f"{layer.name}/{attribute}")
+        weight = state.lineage.origin(f"{layer.name}/{attribute}")
         scope = "channel" if self._is_per_channel(layer) else "tensor"
         return Promise(
             weight, "distinct", value_for(layer.name, self.clusters, self.per_layer), scope, made_by=self.name
@@ -196,10 +196,5 @@ def _wrappers(model: Any) -> list[Any]:
     return [layer for layer in model.layers if isinstance(layer, FastClusterWeights)]
 
 
-def _origin(state: State, place: str) -> str:
-    """The caller's name of the weight that stands at `place`."""
-    return next((origin for origin, now in state.lineage.places.items() if now == place), place)
-
-
 def _promised_zeros(state: State, layer: str, attributes: Sequence[str]) -> bool:
-    return any(state.promises_of(_origin(state, f"{layer}/{a}"), "zeros", "group_zeros") for a in attributes)
+    return any(state.promises_of(state.lineage.origin(f"{layer}/{a}"), "zeros", "group_zeros") for a in attributes)

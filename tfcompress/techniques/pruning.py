@@ -104,7 +104,7 @@ class Pruning(Technique):
 
     def promised(self, state: State) -> tuple[Promise, ...]:
         """Zeros in every pruned weight."""
-        return tuple(self._promise(name, attribute) for name, attribute in self._kernels(state.model).items())
+        return tuple(self._promise(state, name, attribute) for name, attribute in self._kernels(state.model).items())
 
     def prepare(self, state: State, plan: StepPlan) -> State:
         """A copy of the model with tfmot's pruning wrapper around every layer to be pruned."""
@@ -147,14 +147,14 @@ class Pruning(Technique):
         stripped = clone(kd.tfmot.sparsity.keras.strip_pruning(state.model))
         promises, broken = [], []
         for name, attribute in self._kernels(stripped).items():
-            promises.append(self._promise(name, attribute))
+            promises.append(self._promise(state, name, attribute))
             broken += broken_by(getattr(stripped.get_layer(name), attribute).numpy(), promises[-1:])
         if broken:
             raise PromiseError(f"{self.name}: after training, " + "; ".join(broken) + ".")
         return state.evolve(model=stripped, promises=(*state.promises, *promises))
 
-    def _promise(self, layer: str, attribute: str) -> Promise:
-        weight = f"{layer}/{attribute}"
+    def _promise(self, state: State, layer: str, attribute: str) -> Promise:
+        weight = state.lineage.origin(f"{layer}/{attribute}")
         if self.n_of_m is not None:
             zeros, group = self.n_of_m
             return Promise(weight, "group_zeros", zeros, group=group, made_by=self.name)

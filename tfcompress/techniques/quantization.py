@@ -111,7 +111,7 @@ class Quantization(Technique):
         for wrapper, weight, quantizer in _fake_quant.weight_quantizers(state.model):
             grid = quantizer.grid
             _fake_quant.settle(weight, quantizer)
-            name = f"{wrapper.layer.name}/{_fake_quant.attribute_of(weight)}"
+            name = state.lineage.origin(f"{wrapper.layer.name}/{_fake_quant.attribute_of(weight)}")
             quantized[name] = QuantizedWeight(grid.bits, grid.container_bits, grid.channel_axes)
             if grid.bits < CONTAINER_BITS:
                 promises.append(Promise(name, "levels", 2**grid.bits - 1, "channel", made_by=self.name))
@@ -122,7 +122,7 @@ class Quantization(Technique):
 
         keras_layer = state.model.get_layer(layer)
         values = getattr(keras_layer, attribute).numpy()
-        name = f"{layer}/{attribute}"
+        name = state.lineage.origin(f"{layer}/{attribute}")
         bits = value_for(layer, self.weight_bits, self.per_layer)
         as_int4 = bits <= INT4_BITS and self._may_be_int4(keras_layer)
         distinct = state.promises_of(name, "distinct")
@@ -171,7 +171,9 @@ class Quantization(Technique):
                 isinstance(consumer, kd.keras.layers.BatchNormalization)
                 for consumer in consumers(state.model, state.model.get_layer(name))
             )
-            and any(p.scope == "tensor" for p in state.promises_of(f"{name}/{attribute}", "distinct"))
+            and any(
+                p.scope == "tensor" for p in state.promises_of(state.lineage.origin(f"{name}/{attribute}"), "distinct")
+            )
         ]
 
     def _unshared_by_calibration(self, state: State, left: Mapping[str, Verdict]) -> list[Verdict]:

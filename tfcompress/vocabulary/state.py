@@ -84,6 +84,12 @@ class Lineage:
         """Today's name of the caller's `weight`."""
         return self.places.get(weight, weight)
 
+    def origin(self, place: str) -> str:
+        """The caller's name of the weight that stands at `place`; of several merged there, the one of its kind."""
+        merged = [weight for weight, now in self.places.items() if now == place]
+        alike = [weight for weight in merged if weight.rpartition("/")[2] == place.rpartition("/")[2]]
+        return place if place in merged else next(iter([*alike, *merged]), place)
+
     def effect(self, weight: str, kind: Kind) -> Effect:
         """What became of promises of `kind` on the caller's `weight`."""
         return self.effects.get(weight, {}).get(kind, KEPT)

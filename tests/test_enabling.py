@@ -1,0 +1,71 @@
+"""A recipe on a model that exact rewrites make possible: promises go by the caller's names, down to the file."""
+
+import numpy as np
+import pytest
+
+from tfcompress import keras_door as kd
+from tfcompress.dry_run import dry_run
+from tfcompress.models.loading import fingerprint
+from tfcompress.pipeline import compress
+from tfcompress.recipe import load_recipe
+from tfcompress.vocabulary.reporter import Reporter
+
+FAST = [
+    "evaluation.latency_seconds=0.05",
+    "evaluation.threads=1",
+    "data.batch_size=32",
+    "data.preprocessing=raw",
+    "pruning.fit.epochs=1",
+    "clustering.fit.epochs=1",
+    "quantization.fit.epochs=1",
+]
+
+
+@pytest.fixture(scope="module")
+def data():
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 3, 192)
+    inputs = rng.normal(0, 0.5, (192, 6, 6, 2))
+    inputs[np.arange(192), :, 2 * labels] += 1.5
+    return inputs.astype(np.float32), labels
+
+
+@pytest.fixture(scope="module")
+def model(data):
+    """A convolution inside a nested model, which no technique reaches, and a separable one."""
+    layers = kd.keras.layers
+    kd.keras.utils.set_random_seed(0)
+    inside = layers.Input((6, 6, 2))
+    nested = kd.keras.Model(inside, layers.Conv2D(8, 3, activation="relu", name="conv")(inside), name="nested")
+    x = inputs = layers.Input((6, 6, 2))
+    x = layers.SeparableConv2D(8, 3, activation="relu", name="separable")(nested(x))
+    x = layers.Flatten(name="flatten")(x)
+    net = kd.keras.Model(inputs, layers.Dense(3, activation="softmax", name="out")(x), name="net")
+    net.compile("adam", "sparse_categorical_crossentropy")
+    net.fit(*data, epochs=2, verbose=0)
+    return net
+
+
+class Listening(Reporter):
+    def __init__(self):
+        self.heard = []
+
+    def message(self, text):
+        self.heard.append(text)
+
+
+def test_a_nested_model_is_flattened_pruned_clustered_and_trained_as_integers(model, data, tmp_path):
+    before, reporter = fingerprint(model), Listening()
+    result = compress(model, data, "prune_cluster_qat", out=tmp_path / "run", overrides=FAST, reporter=reporter)
+    assert fingerprint(model) == before
+    assert "flatten_models: nested becomes conv" in reporter.heard
+    assert "flatten_models: nested becomes conv" in (tmp_path / "run" / "log.txt").read_text()
+    assert result.evidence.artifact.full_integer
+    kept = {(promise.weight, promise.kind) for promise in result.evidence.promises if promise.kept}
+    assert {("nested/conv/kernel", "zeros"), ("nested/conv/kernel", "distinct")} <= kept
+    assert len(kept) == len(result.evidence.promises)
+    assert "nested/conv/kernel" in result.state.quantization
+
+
+def test_the_plan_of_such_a_run_is_told(model, data):
+    assert "quantization: 1 epochs" in dry_run(model, data, load_recipe("int8_qat", FAST[:4] + FAST[6:]))

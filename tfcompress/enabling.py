@@ -1,0 +1,62 @@
+"""Exact rewrites that let a recipe's steps do more with a model, made only where one of them needs it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from tfcompress.models.rewrites import ENABLING, Change, Rewritten, rewrite
+from tfcompress.recipe import Recipe
+from tfcompress.techniques.base import BY_CALIBRATION, BY_REWRITE, NO, NOTHING, YES, Technique, Verdict
+from tfcompress.vocabulary.state import State
+
+
+@dataclass(frozen=True)
+class Enabled:
+    """A state in which a recipe's steps can do more, and the rewrites that made it so; none when none was needed."""
+
+    state: State
+    changes: tuple[Change, ...] = ()
+
+
+def enabled(recipe: Recipe, state: State) -> Enabled:
+    """`state` rewritten where a step of `recipe` that trains can do more with a layer after an exact rewrite."""
+    rewriting = Rewriting(state.model)
+    training = [step for step in recipe.steps if step.trains and step.fit.epochs]
+    if not any(v.outcome == BY_REWRITE for step in training for v in rewriting.verdicts(step)):
+        return Enabled(state)
+    done = rewriting.done
+    return Enabled(state.rewritten(done.model, done.lineage), done.changes)
+
+
+class Rewriting:
+    """Verdicts on a model that know what its exact rewrites would change, made when first needed."""
+
+    def __init__(self, model: Any) -> None:
+        self._model = model
+
+    @cached_property
+    def done(self) -> Rewritten:
+        """The model after the rewrites that enable techniques."""
+        return rewrite(self._model, ENABLING)
+
+    def verdicts(self, step: Technique) -> tuple[Verdict, ...]:
+        """Those of `step`, ``by rewrite`` where it can do with the layers that a rewrite makes what it cannot now."""
+        before = step.verdicts(self._model)
+        if not any(verdict.outcome in (NO, BY_CALIBRATION) for verdict in before):
+            return before
+        after = {verdict.layer: verdict for verdict in step.verdicts(self.done.model)}
+        return tuple(self._better(verdict, after) for verdict in before)
+
+    def _better(self, verdict: Verdict, after: Mapping[str, Verdict]) -> Verdict:
+        if verdict.outcome not in (NO, BY_CALIBRATION):
+            return verdict
+        changes = [c for c in self.done.changes if c.layer == verdict.layer or c.layer.startswith(f"{verdict.layer}/")]
+        became = dict.fromkeys(name for change in changes for name in change.became if name in after)
+        if not changes or any(after[name].outcome not in (YES, NOTHING) for name in became):
+            return verdict
+        passes = ", ".join(dict.fromkeys(change.rewrite for change in changes))
+        instead = f"has {', '.join(became)} in its place" if became else "takes it out"
+        return Verdict(verdict.layer, BY_REWRITE, f"{verdict.reason}; {passes} {instead}", "none needed: it is exact")
