@@ -176,11 +176,29 @@ def test_layers_of_the_callers_own_need_not_be_known_elsewhere():
     np.testing.assert_allclose(predict(float_tflite(model), samples), 2 * samples)
 
 
-def test_a_model_that_cannot_be_saved_says_why():
-    hidden = [kd.tf.Variable(1.0)]
-    inputs = kd.keras.Input((8,))
+def test_a_model_that_tensorflow_cannot_save_is_converted_by_its_computation():
+    hidden = [kd.tf.Variable(2.0)]
+    inputs = kd.keras.Input((8,), name="features")
     model = kd.keras.Model(inputs, kd.keras.layers.Lambda(lambda x: x * hidden[0])(inputs), name="net")
-    with pytest.raises(ConversionError, match=r"net: (.|\n)*untracked(.|\n)*Remedy: keep the variables"):
+    samples = np.random.default_rng(0).uniform(-1, 1, (20, 8)).astype(np.float32)
+    np.testing.assert_allclose(predict(float_tflite(model), samples), 2 * samples, rtol=1e-6)
+    content = quantized_tflite(model, "int8", ConversionSettings(), samples)
+    step = io_types(content).output.scale
+    assert np.abs(predict(content, samples) - 2 * samples).max() <= 2 * step
+
+
+def test_a_model_that_cannot_be_computed_says_why():
+    broken = []
+
+    def compute(x):
+        if broken:
+            raise ValueError("no longer")
+        return x
+
+    inputs = kd.keras.Input((8,))
+    model = kd.keras.Model(inputs, kd.keras.layers.Lambda(compute)(inputs), name="net")
+    broken.append(True)
+    with pytest.raises(ConversionError, match=r"net: (.|\n)*no longer(.|\n)*Remedy: keep the variables"):
         float_tflite(model)
 
 

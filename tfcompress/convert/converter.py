@@ -126,7 +126,13 @@ def _save(model: Any, folder: str) -> None:
     with warnings.catch_warnings(), captured_stderr():
         warnings.simplefilter("ignore")
         try:
-            kd.tf.saved_model.save(model, folder, options=options)
+            try:
+                kd.tf.saved_model.save(model, folder, options=options)
+            except (ValueError, TypeError, AssertionError):
+                # What a layer keeps of an earlier call (tfmot's around a transposed convolution does) cannot be saved;
+                # its computation can.
+                frozen = _frozen(model)
+                kd.tf.saved_model.save(kd.tf.Module(), folder, signatures=frozen, options=options)
         except (OSError, kd.tf.errors.OpError) as error:
             raise ConversionError(
                 f"Cannot write the model for its conversion. {folder}: {str(error).strip()}\n"
@@ -137,6 +143,24 @@ def _save(model: Any, folder: str) -> None:
                 f"A model must be one that TensorFlow can save, to be converted. {model.name}: {error}\n"
                 "Remedy: keep the variables that a layer uses as its attributes, and its computation in TensorFlow."
             ) from error
+
+
+def _frozen(model: Any) -> Any:
+    """The inference of `model` as a concrete function of constants."""
+    from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
+
+    tf = kd.tf
+    signature = [
+        tf.TensorSpec(tensor.shape, tensor.dtype, name)
+        for tensor, name in zip(model.inputs, model.input_names, strict=True)
+    ]
+
+    @tf.function(input_signature=signature)
+    def infer(*inputs: Any) -> dict[str, Any]:
+        outputs = tf.nest.flatten(model(list(inputs) if len(inputs) > 1 else inputs[0], training=False))
+        return dict(zip(model.output_names, outputs, strict=True))
+
+    return convert_variables_to_constants_v2(infer.get_concrete_function(), lower_control_flow=False)
 
 
 def _convert(
