@@ -104,7 +104,7 @@ def train(
     Takes the arguments of `compress`, and goes on where it stopped like it.
 
     Returns:
-        The path of the trained model, `model.h5` in the run's folder; what it expects to be fed is written beside it.
+        The path of the trained model, `model.keras` in the run's folder, beside what it expects to be fed.
     """
     job = open_job(model, data, recipe, **options)
     if job.state.promises:

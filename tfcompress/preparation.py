@@ -238,7 +238,7 @@ def _given_state(model: Any, custom_objects: Mapping[str, Any] | None, unsafe: b
             f"The zoo has: {', '.join(zoo.names())}."
         )
     if isinstance(model, (str, Path)) and is_run_folder(Path(model)):
-        return read_state(Path(model), custom_objects)
+        return read_state(Path(model), custom_objects, unsafe)
     loaded = load_model(model, custom_objects, unsafe)
     check_one_input_and_output(loaded)
     # A copy, because a layer of the caller's may be part of other graphs too, and is never to change.

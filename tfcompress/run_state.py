@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import json
-import warnings
 from collections.abc import Mapping
 from dataclasses import asdict
 from operator import attrgetter
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 from pydantic import ValidationError
@@ -24,26 +22,26 @@ from tfcompress.vocabulary.promises import Promise, broken_by
 from tfcompress.vocabulary.schema import Schema
 from tfcompress.vocabulary.state import Lineage, State
 
-MODEL_FILE, STATE_FILE = "model.h5", "state.json"
+MODEL_FILE, STATE_FILE = "model.keras", "state.json"
 
 
 class _Record(Schema):
     """What is known of the model beside it: `state.json`."""
 
     promises: tuple[Promise, ...]
-    lineage: dict[str, str]
+    lineage: Lineage
 
 
 def write_state(folder: RunFolder, state: State, preprocessing: Preprocessing) -> Path:
     """Write `state`, whose model is plain Keras, into the run's folder.
 
     Args:
-        folder: of the run; gets `model.h5`, `model.preprocessing.yaml` beside it and, last of all, `state.json`.
+        folder: of the run; gets `model.keras`, `model.preprocessing.yaml` beside it and, last of all, `state.json`.
         state: no step has chosen its arithmetic yet.
         preprocessing: what the model is fed.
 
     Returns:
-        The path of `model.h5`.
+        The path of `model.keras`.
 
     Raises:
         ModelError: Keras cannot save the model.
@@ -51,16 +49,15 @@ def write_state(folder: RunFolder, state: State, preprocessing: Preprocessing) -
     path = folder.file(MODEL_FILE)
     folder.write(sidecar_of(path).name, sidecar_text(preprocessing))
     try:
-        with warnings.catch_warnings():
-            # Keras recommends its newer format at every save; .h5 is what other tools read, too.
-            warnings.simplefilter("ignore")
-            save_atomically(path, lambda part: state.model.save(part, save_format="h5", include_optimizer=False))
+        # Not .h5: activations of one's own, which a translated model may have, are read back from .keras only.
+        save_atomically(path, lambda part: state.model.save(part, save_format="keras"))
     except (TypeError, ValueError, NotImplementedError) as error:
         raise ModelError(
-            f"A model must be one that Keras can save as .h5. {state.model.name} is not: {error}"
+            f"A model must be one that Keras can save as .keras. {state.model.name} is not: {error}"
         ) from error
-    promises = [asdict(promise) for promise in state.promises]
-    folder.write_json(STATE_FILE, {"promises": promises, "lineage": dict(state.lineage.places)})
+    effects = {w: {kind: asdict(e) for kind, e in kinds.items()} for w, kinds in state.lineage.effects.items()}
+    lineage = {"places": dict(state.lineage.places), "effects": effects}
+    folder.write_json(STATE_FILE, {"promises": [asdict(promise) for promise in state.promises], "lineage": lineage})
     return path
 
 
@@ -69,16 +66,17 @@ def is_run_folder(path: Path) -> bool:
     return (path / RECORD_FILE).is_file()
 
 
-def read_state(path: Path, custom_objects: Mapping[str, Any] | None = None) -> State:
+def read_state(path: Path, custom_objects: Mapping[str, Any] | None = None, unsafe: bool = False) -> State:
     """The state that the run in the folder `path` reached before its file's arithmetic was chosen.
 
     Args:
         path: see `is_run_folder`.
         custom_objects: classes and functions of the model that Keras does not know, by name.
+        unsafe: execute byte code that the model's file holds. Defaults to refusing it.
 
     Raises:
         RunFolderError: the run has not come so far, or `state.json` is damaged.
-        ModelError: `model.h5` cannot be read.
+        ModelError: `model.keras` cannot be read.
         PromiseError: the weights do not keep what `state.json` promises; all that is broken is named.
     """
     record = path / STATE_FILE
@@ -96,8 +94,8 @@ def read_state(path: Path, custom_objects: Mapping[str, Any] | None = None) -> S
         raise RunFolderError(f"{record} is damaged. {remedy}\n  {problems}") from None
     except ValueError as error:
         raise RunFolderError(f"{record} is damaged: {error}. {remedy}") from None
-    model = clone(load_model(path / MODEL_FILE, custom_objects=custom_objects))
-    state = State(model, known.promises, Lineage(MappingProxyType(known.lineage)))
+    model = clone(load_model(path / MODEL_FILE, custom_objects, unsafe))
+    state = State(model, known.promises, known.lineage)
     broken = _broken(state)
     if broken:
         raise PromiseError(

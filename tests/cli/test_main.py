@@ -196,7 +196,7 @@ def test_train_and_recipes(capsys, workspace, tmp_path):
         f"--out={tmp_path / 'trained'}",
     )
     assert code == 0
-    assert printed.strip().endswith("model.h5")
+    assert printed.strip().endswith("model.keras")
     code, printed, _ = run(capsys, "recipes")
     assert code == 0
     assert "ptq_int8" in printed

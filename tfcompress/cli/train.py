@@ -20,7 +20,7 @@ def define_flags(values: flags.FlagValues) -> None:
 
 
 def run(values: flags.FlagValues) -> None:
-    """Train as the recipe's `task`, `data` and `train` say, and save `model.h5`."""
+    """Train as the recipe's `task`, `data` and `train` say, and save `model.keras`."""
     from tfcompress.recipe import load_recipe
 
     recipe = load_recipe(values.recipe, values["set"].value)
