@@ -8,6 +8,7 @@ from tfcompress.dry_run import dry_run
 from tfcompress.models.loading import fingerprint
 from tfcompress.pipeline import compress
 from tfcompress.recipe import load_recipe
+from tfcompress.vocabulary.errors import DataError
 from tfcompress.vocabulary.reporter import Reporter
 
 FAST = [
@@ -58,7 +59,7 @@ def test_a_nested_model_is_flattened_pruned_clustered_and_trained_as_integers(mo
     before, reporter = fingerprint(model), Listening()
     result = compress(model, data, "prune_cluster_qat", out=tmp_path / "run", overrides=FAST, reporter=reporter)
     assert fingerprint(model) == before
-    assert "flatten_models: nested becomes conv" in reporter.heard
+    assert any(text.startswith("flatten_models: nested becomes conv;") for text in reporter.heard)
     assert "flatten_models: nested becomes conv" in (tmp_path / "run" / "log.txt").read_text()
     assert result.evidence.artifact.full_integer
     kept = {(promise.weight, promise.kind) for promise in result.evidence.promises if promise.kept}
@@ -69,3 +70,18 @@ def test_a_nested_model_is_flattened_pruned_clustered_and_trained_as_integers(mo
 
 def test_the_plan_of_such_a_run_is_told(model, data):
     assert "quantization: 1 epochs" in dry_run(model, data, load_recipe("int8_qat", FAST[:4] + FAST[6:]))
+
+
+def test_a_text_model_that_begins_with_an_embedding_takes_its_ids_as_integers(tmp_path):
+    layers = kd.keras.layers
+    stack = [layers.Embedding(300, 4, input_length=6), layers.GlobalAveragePooling1D(), layers.Dense(3)]
+    text = kd.keras.Sequential(stack)
+    ids = np.random.default_rng(0).integers(0, 300, (64, 6))
+    result = compress(text, (ids, ids[:, 0] % 3), "ptq_int8", out=tmp_path / "run", overrides=FAST[:3])
+    assert text.inputs[0].dtype == "float32"
+    assert result.evidence.artifact.input.dtype == "int32"
+    assert result.evidence.agreement.mean_steps < 3
+    said = f"integer_inputs: {text.input_names[0]} becomes {text.input_names[0]}; its values are token ids"
+    assert said in (tmp_path / "run" / "log.txt").read_text()
+    with pytest.raises(DataError, match=r"0\.\.\.299"):
+        compress(text, (ids + 1, ids[:, 0] % 3), "ptq_int8", out=tmp_path / "other", overrides=FAST[:3])

@@ -1,4 +1,4 @@
-"""Exact rewrites that let a recipe's steps do more with a model, made only where one of them needs it."""
+"""Exact rewrites of the model that a run starts from: those it always needs, and those that let its steps do more."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from tfcompress.models.rewrites import ENABLING, Change, Rewritten, rewrite
+from tfcompress.models.rewrites import ENABLING, OPENING, Change, Rewritten, rewrite
 from tfcompress.recipe import Recipe
 from tfcompress.techniques.base import BY_CALIBRATION, BY_REWRITE, NO, NOTHING, YES, Technique, Verdict
 from tfcompress.vocabulary.state import State
@@ -15,10 +15,16 @@ from tfcompress.vocabulary.state import State
 
 @dataclass(frozen=True)
 class Enabled:
-    """A state in which a recipe's steps can do more, and the rewrites that made it so; none when none was needed."""
+    """A state and the rewrites that made it so; none when none was needed."""
 
     state: State
     changes: tuple[Change, ...] = ()
+
+
+def opened(state: State) -> Enabled:
+    """`state` as every recipe can start from it, such as with token ids that are integers."""
+    done = rewrite(state.model, OPENING)
+    return Enabled(state.rewritten(done.model, done.lineage), done.changes) if done.changes else Enabled(state)
 
 
 def enabled(recipe: Recipe, state: State) -> Enabled:

@@ -17,7 +17,7 @@ from tfcompress.convert.converter import quantized_tflite
 from tfcompress.convert.flatbuffer import Flatbuffer
 from tfcompress.convert.proof import BOUNDARY, OUTPUT_LAYER, prove_integer
 from tfcompress.convert.settings import ConversionSettings
-from tfcompress.enabling import Rewriting, enabled
+from tfcompress.enabling import Rewriting, enabled, opened
 from tfcompress.models.loading import check_one_input_and_output, load_model
 from tfcompress.models.rewrites import offers
 from tfcompress.preparation import with_promises
@@ -152,7 +152,8 @@ def _asked(model: Any, steps: Iterable[Technique]) -> dict[str, tuple[Verdict, .
 def _converted(model: Any) -> tuple[tuple[Verdict, ...], tuple[str, ...]]:
     """The converter's verdict on each layer, and its refusals that name none."""
     try:
-        content = quantized_tflite(model, "int8", ConversionSettings(allow_float=True), _samples(model))
+        converted = opened(State(model)).state.model
+        content = quantized_tflite(converted, "int8", ConversionSettings(allow_float=True), _samples(converted))
     except TfcompressError as error:
         return _refused(model, str(error))
     left: dict[str, list[str]] = {}

@@ -165,10 +165,8 @@ class _Run:
             self.train(Training(TRAIN, 0, job.recipe.train, job.data, job.seed), TRAIN, state.model)
         float_path = folder.write(FLOAT_FILE, float_tflite(state.model, job.recipe.conversion))
         enabling = enabled(job.recipe, state)
-        for change in enabling.changes:
-            folder.log(
-                f"{change.rewrite}: {change.layer} becomes {', '.join(change.became) or 'nothing'}; {change.reason}"
-            )
+        for change in (*job.changes, *enabling.changes):
+            folder.log(str(change))
         state = enabling.state
         for index, step in enumerate(job.recipe.steps, start=1):
             if step.stage == STAGES[-1]:

@@ -15,12 +15,13 @@ from tfcompress import keras_door as kd
 from tfcompress.data import Split, load_data
 from tfcompress.data.preprocessing import NAMED
 from tfcompress.data.sources import check_fits
-from tfcompress.enabling import enabled
+from tfcompress.enabling import enabled, opened
 from tfcompress.evaluate.metric import score, takes_logits
 from tfcompress.measure import versions
 from tfcompress.models import zoo
 from tfcompress.models.inputs import input_dtype, token_limit
 from tfcompress.models.loading import check_one_input_and_output, classes_of, clone, fingerprint, load_model
+from tfcompress.models.rewrites import Change
 from tfcompress.preprocessing_choice import choose_preprocessing
 from tfcompress.recipe import Recipe, load_recipe
 from tfcompress.run_state import MODEL_FILE, is_run_folder, read_state
@@ -48,6 +49,7 @@ class Job:
         preprocessing_chosen_by: who decided on the preprocessing, with the figures of a measurement.
         seed: of all randomness.
         reporter: told of progress.
+        changes: the rewrites that made of the caller's model the one in `state`.
     """
 
     recipe: Recipe
@@ -58,6 +60,7 @@ class Job:
     preprocessing_chosen_by: str
     seed: int
     reporter: Reporter
+    changes: tuple[Change, ...] = ()
 
     @property
     def default_name(self) -> str:
@@ -107,7 +110,7 @@ class Job:
             return
         enabling = enabled(self.recipe, self.state)
         for change in enabling.changes:
-            self.reporter.message(f"{change.rewrite}: {change.layer} becomes {', '.join(change.became) or 'nothing'}")
+            self.reporter.message(str(change))
         state = with_promises(self.recipe, enabling.state).evolve(number_format=self.recipe.number_format)
         rehearse(state, self.recipe.conversion, self.data.preprocessing, self.calibration(raw=True))
 
@@ -156,9 +159,13 @@ def open_job(
         raise RecipeError(f"seed must be at least 0. Received: {seed}.")
     checked = load_recipe(recipe, overrides)
     from_zoo = isinstance(model, str) and zoo.is_zoo(model)
-    state = None if from_zoo else _given_state(model, custom_objects, unsafe)
-    if state is not None:
+    state, changes = None, ()
+    if not from_zoo:
+        opening = opened(_given_state(model, custom_objects, unsafe))
+        state, changes = opening.state, opening.changes
         _refuse_broken_promises(state, checked)
+        for change in changes:
+            reporter.message(str(change))
     reporter.message("Loading data")
     dataset = load_data(
         data,
@@ -189,7 +196,7 @@ def open_job(
     training_data = _with_task(TrainingData(dataset, preprocessing, checked.data, checked.task), state.model, seed)
     if training_data.from_logits:
         reporter.message("The model gives logits: its cross-entropy takes them, metrics by name the probabilities")
-    return Job(checked, state, str(name), from_zoo, training_data, chosen_by, seed, reporter)
+    return Job(checked, state, str(name), from_zoo, training_data, chosen_by, seed, reporter, changes)
 
 
 def _with_task(data: TrainingData, model: Any, seed: int) -> TrainingData:

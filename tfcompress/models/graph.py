@@ -34,6 +34,12 @@ def is_masked(model: Any, layer: Any) -> bool:
     return any(getattr(tensor, "_keras_mask", None) is not None for tensor in inputs)
 
 
+def moves_values(layer: Any) -> bool:
+    """Whether `layer` gives the values that it takes in another arrangement, and nothing else."""
+    layers = kd.keras.layers
+    return type(layer) in (layers.Reshape, layers.Flatten, layers.Permute, layers.RepeatVector)
+
+
 def input_of(model: Any, layer: Any) -> Any:
     """The tensor that `layer`, which `model` calls once, takes in the graph of `model`."""
     return next(node.input_tensors for node in _nodes(model) if node.layer is layer)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from tfcompress import keras_door as kd
-from tfcompress.models.graph import producers
+from tfcompress.models.graph import moves_values, producers
 from tfcompress.vocabulary.errors import ModelError
 
 
@@ -15,17 +15,17 @@ def input_dtype(model: Any) -> str:
 
 
 def token_limit(model: Any) -> int | None:
-    """How many token ids the model knows: the rows of the Embedding right behind its input; None without one.
+    """How many token ids the model knows: the rows of the Embedding behind its input; None without one.
+
+    Layers between them may give the ids in another arrangement.
 
     Raises:
         ModelError: the input is of real numbers. An integer file would quantize the ids to 256 different ones.
     """
-    layers = kd.keras.layers
     embeddings = [
         layer
         for layer in model.layers
-        if isinstance(layer, layers.Embedding)
-        and any(isinstance(source, layers.InputLayer) for source in producers(model, layer))
+        if isinstance(layer, kd.keras.layers.Embedding) and _takes_an_input(model, layer)
     ]
     if not embeddings:
         return None
@@ -36,3 +36,10 @@ def token_limit(model: Any) -> int | None:
             "it the weights of this one: `new.set_weights(old.get_weights())`."
         )
     return min(layer.input_dim for layer in embeddings)
+
+
+def _takes_an_input(model: Any, layer: Any) -> bool:
+    return any(
+        isinstance(source, kd.keras.layers.InputLayer) or (moves_values(source) and _takes_an_input(model, source))
+        for source in producers(model, layer)
+    )

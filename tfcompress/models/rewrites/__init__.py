@@ -1,8 +1,8 @@
 """Exact rewrites of Functional and Sequential models: other layers, the same outputs in inference.
 
-`ENABLING` are the passes that make pruning, clustering and quantization-aware training possible where they were
-not; `FASTER` those that are a choice for the shipped file; `EXPORT` those that the converter needs. Each tuple is
-in the order of application.
+`OPENING` are the passes that a run always begins with; `ENABLING` those that make pruning, clustering and
+quantization-aware training possible where they were not; `FASTER` those that are a choice for the shipped file;
+`EXPORT` those that the converter needs. Each tuple is in the order of application.
 
 Example:
     >>> done = rewrite(model, ENABLING)  # doctest: +SKIP
@@ -14,8 +14,9 @@ from tfcompress.models.rewrites._engine import Rewritten, rewrite
 from tfcompress.models.rewrites._offers import Offer, offers
 from tfcompress.models.rewrites.base import Change, names_of
 
+OPENING = names_of("opening")
 ENABLING = names_of("enabling")
 FASTER = names_of("faster")
 EXPORT = names_of("export")
 
-__all__ = ["ENABLING", "EXPORT", "FASTER", "Change", "Offer", "Rewritten", "offers", "rewrite"]
+__all__ = ["ENABLING", "EXPORT", "FASTER", "OPENING", "Change", "Offer", "Rewritten", "offers", "rewrite"]

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from tfcompress import keras_door as kd
+from tfcompress.models.graph import moves_values
 from tfcompress.models.loading import copied_layer, set_weights
 
 Builder = Callable[..., Any]
@@ -90,6 +91,12 @@ class Graph:
     def users(self, call: Call) -> list[Call]:
         """The calls that take outputs of `call`, one entry for each time."""
         return [user for tensor in call.outputs for user in self._users.get(_key(tensor), [])]
+
+    def takers(self, call: Call) -> list[Call]:
+        """The calls that take what `call` gives, be it in another arrangement."""
+        return [
+            taker for user in self.users(call) for taker in (self.takers(user) if moves_values(user.layer) else [user])
+        ]
 
     def is_output(self, call: Call) -> bool:
         """Whether the model gives back an output of `call`."""
@@ -194,7 +201,8 @@ def arguments(call: Call, new: Mapping[TensorKey, Any]) -> tuple[Any, Any]:
 def rebuilt(graph: Graph, builders: Mapping[Call, Builder], copies: dict[int, Part]) -> Any:
     """The model of `graph` made anew, with equal weights, some calls replaced. It is Functional and uncompiled."""
     model = graph.model
-    new_inputs = [Part.copy(tensor._keras_history.layer).layer.output for tensor in model.inputs]
+    old_inputs = [tensor._keras_history.layer for tensor in model.inputs]
+    new_inputs = [(copies.get(id(layer)) or Part.copy(layer)).layer.output for layer in old_inputs]
     outputs = Replay(copies, builders).run(graph, new_inputs)
     given = {_key(old): tensor for old, tensor in zip(model.inputs, new_inputs, strict=True)}
     inputs = kd.tf.nest.map_structure(lambda tensor: given[_key(tensor)], _inputs(model))

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from tfcompress import keras_door as kd
+from tfcompress.models.rewrites._graph import Graph
 
 TOLERANCE = 1e-4
 """The largest difference of outputs, relative to the largest output, that rounding is held to explain."""
@@ -26,7 +27,9 @@ def random_inputs(model: Any, seed: int = 0) -> list[np.ndarray]:
         One array for each input, `[SAMPLES, ...]`.
     """
     rng = np.random.default_rng(seed)
-    return [_random(model, tensor, rng) for tensor in model.inputs]
+    graph = Graph(model)
+    takers = {id(call.outputs[0]): graph.takers(call) for call in graph.calls if call.node.is_input}
+    return [_random(tensor, [call.layer for call in takers[id(tensor)]], rng) for tensor in model.inputs]
 
 
 def difference(before: Any, after: Any) -> float:
@@ -54,15 +57,9 @@ def _outputs(model: Any, inputs: list[np.ndarray]) -> list[np.ndarray]:
     return [np.asarray(output, np.float64) for output in kd.tf.nest.flatten(outputs)]
 
 
-def _random(model: Any, tensor: Any, rng: np.random.Generator) -> np.ndarray:
+def _random(tensor: Any, takers: list[Any], rng: np.random.Generator) -> np.ndarray:
     layers = kd.keras.layers
     shape = [tensor.shape[0] or SAMPLES, *(size or OPEN_SIZE for size in tensor.shape[1:])]
-    takers = [
-        node.layer
-        for depth in model._nodes_by_depth.values()
-        for node in depth
-        if any(given is tensor for given in node.keras_inputs)
-    ]
     tables = [layer.input_dim for layer in takers if isinstance(layer, layers.Embedding)]
     if tables or tensor.dtype.is_integer:
         return rng.integers(0, min(tables, default=2), shape).astype(tensor.dtype.as_numpy_dtype)

@@ -14,7 +14,7 @@ from typing import ClassVar, Literal
 from tfcompress.models.rewrites._graph import Builder, Call, Graph, Part
 from tfcompress.vocabulary.state import Move
 
-Purpose = Literal["enabling", "faster", "export"]
+Purpose = Literal["opening", "enabling", "faster", "export"]
 
 
 @dataclass(frozen=True)
@@ -32,6 +32,9 @@ class Change:
     layer: str
     became: tuple[str, ...]
     reason: str
+
+    def __str__(self) -> str:
+        return f"{self.rewrite}: {self.layer} becomes {', '.join(self.became) or 'nothing'}; {self.reason}"
 
 
 @dataclass(frozen=True)
@@ -69,8 +72,8 @@ class Rewrite(ABC):
     name: ClassVar[str]
     """What it is called by."""
     purpose: ClassVar[Purpose]
-    """``enabling`` makes techniques possible, ``faster`` is a choice for the shipped file, ``export`` for the
-    converter."""
+    """``opening`` makes a model what a run can start from, ``enabling`` makes techniques possible, ``faster`` is a
+    choice for the shipped file, ``export`` for the converter."""
     after: ClassVar[tuple[str, ...]] = ()
     """Passes of the same purpose that do their part before."""
 
