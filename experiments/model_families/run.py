@@ -12,6 +12,7 @@ import shutil
 import sys
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -77,7 +78,7 @@ def main(argv: Sequence[str]) -> None:
     cells = matrix.read(results)
     for family, recipe in matrix.left_to_run(cells, families, RECIPE.value or matrix.RECIPES, again=AGAIN.value):
         print(f"{family}, {recipe}", file=sys.stderr, flush=True)
-        cell = matrix.attempt(family, recipe, lambda found, pair=(family, recipe): fill(*pair, found))
+        cell = matrix.attempt(family, recipe, partial(fill, family, recipe))
         cells[family, recipe] = cell
         matrix.write(results, cells)
         for keras in (kd.keras, kd.keras_3):
