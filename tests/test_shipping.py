@@ -3,6 +3,7 @@ import pytest
 from fixtures.models import conv_bn, inputs_for
 
 from tfcompress import keras_door as kd
+from tfcompress.convert.converter import float_tflite
 from tfcompress.convert.flatbuffer import Flatbuffer
 from tfcompress.convert.settings import ConversionSettings
 from tfcompress.data.preprocessing import Preprocessing
@@ -98,3 +99,27 @@ def test_token_ids_and_indices_are_fed_and_given_back_as_they_are():
         state = State(kd.keras.Model(ids, outputs), number_format="int8")
         types = io_types(ship(state, ConversionSettings(), RAW, samples).content)
         assert (types.input.dtype, types.output.dtype) == ("int32", dtype)
+
+
+@pytest.mark.parametrize("kind", ["GRU", "nested"])
+def test_a_recurrent_layer_ships_without_its_loop_beside_a_promise(kind):
+    layers = kd.keras.layers
+    kd.keras.utils.set_random_seed(0)
+    x = series = layers.Input((9, 4))
+    if kind == "nested":
+        x = kd.keras.Sequential([layers.Input((9, 4)), layers.SimpleRNN(6, return_sequences=True)], name="inner")(x)
+    x = layers.Dense(8, activation="relu", name="front")(layers.GRU(6, name="gru")(x))
+    model = kd.keras.Model(series, layers.Dense(3, name="out")(x))
+    inputs = np.random.default_rng(0).normal(size=(64, 9, 4)).astype(np.float32)
+    model.get_layer("front").kernel.assign(np.where(np.arange(48).reshape(6, 8) % 2, 0.3, 0))
+    state = State(model, (Promise("front/kernel", "zeros", 0.5, made_by="pruning"),), number_format="int8")
+    settings = ConversionSettings(preprocessing_in_graph=True)
+    shipment = ship(state, settings, Preprocessing.model_validate({"mean": [0.1] * 4, "std": [2.0] * 4}), inputs)
+    assert shipment.proof.full_integer
+    assert [found.kept for found in shipment.promises] == [True]
+    assert "WHILE" not in {op.name for op in Flatbuffer(shipment.content).operators}
+    expected = model.predict((inputs - 0.1) / 2, verbose=0)
+    step = io_types(shipment.content).output.scale
+    assert np.abs(predict(shipment.content, inputs) - expected).mean() < 2 * step
+    np.testing.assert_allclose(predict(float_tflite(model), (inputs - 0.1) / 2), expected, atol=1e-5)
+    assert not model.get_layer("gru").unroll

@@ -56,13 +56,13 @@ def transformer():
 
 
 def convolutional_gru():
-    """A convolution with BatchNormalization whose rows an unrolled GRU reads."""
+    """A convolution with BatchNormalization whose rows a GRU reads."""
     layers = kd.keras.layers
     inputs = layers.Input((3, 6, 2))
     x = layers.Conv2D(4, 3, padding="same", use_bias=False, name="conv")(inputs)
     x = layers.ReLU(name="relu")(layers.BatchNormalization(name="norm")(x))
     x = layers.Reshape((3, 24), name="rows")(x)
-    x = layers.GRU(6, unroll=True, name="gru")(x)
+    x = layers.GRU(6, name="gru")(x)
     return kd.keras.Model(inputs, layers.Dense(CLASSES, name="out")(x), name="net"), *images()
 
 

@@ -15,6 +15,7 @@ from tfcompress import contained
 from tfcompress import keras_door as kd
 from tfcompress._contained_worker import at
 from tfcompress.convert.settings import ConversionSettings
+from tfcompress.models.recurrent import unrolled
 from tfcompress.native_output import captured_stderr
 from tfcompress.vocabulary.errors import ConversionError
 from tfcompress.vocabulary.state import NumberFormat
@@ -56,6 +57,7 @@ def quantized_tflite(
 
     Raises:
         ConversionError: the converter refused the model, crashed, or exceeded a limit; with its last lines.
+        ModelError: a GRU or SimpleRNN has too many steps.
     """
     samples = None
     if number_format in ("int8", "int16x8"):
@@ -96,7 +98,7 @@ def _contained(
     """
     warm_up()
     with tempfile.TemporaryDirectory(prefix="tfcompress-") as folder:
-        _save(_of_known_batch(model), folder)
+        _save(_of_known_batch(unrolled(model)), folder)
         return contained.call(
             _convert,
             folder,
@@ -105,7 +107,8 @@ def _contained(
             samples,
             stage=f"Converting {model.name} to {number_format or 'float32'}",
             error=ConversionError,
-            remedy="replace the layers that loop (a GRU or SimpleRNN: by one with unroll=True), or those added last.",
+            remedy="replace the layers that loop (an RNN over cells: by a GRU, SimpleRNN or LSTM, not stateful and "
+            "over a known number of steps), or those added last.",
             limits=contained.Limits(settings.time_limit_s, settings.memory_limit_mb),
         )
 

@@ -11,6 +11,7 @@ from pydantic import Field
 
 from tfcompress import keras_door as kd
 from tfcompress.models.graph import calls, consumers, is_masked, producers
+from tfcompress.models.recurrent import unrolled
 from tfcompress.techniques.base import (
     BY_CALIBRATION,
     IN_NESTED_MODEL,
@@ -98,7 +99,8 @@ class Quantization(Technique):
         weights = quantizable_weights(state.model)
         grids = {layer: self._grid(state, layer, attribute) for layer, attribute in weights.items()}
         trained = {verdict.layer for verdict in self.verdicts(state.model) if verdict.outcome == YES}
-        model = _fake_quant.quantized(state.model, trained, grids)
+        # The converter needs loops unrolled, and a quantized model can no longer be rewritten.
+        model = _fake_quant.quantized(unrolled(state.model), trained, grids)
         _fake_quant.use_calibrated_activations(model)
         _fake_quant.calibrate(model, plan.calibration)
         return state.evolve(model=model)

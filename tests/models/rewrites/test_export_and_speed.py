@@ -7,6 +7,7 @@ from tfcompress.convert.flatbuffer import Flatbuffer
 from tfcompress.convert.proof import prove_integer, require_integer
 from tfcompress.convert.settings import ConversionSettings
 from tfcompress.models.rewrites import EXPORT, rewrite
+from tfcompress.vocabulary.errors import ModelError
 
 
 def _operators(model):
@@ -52,6 +53,12 @@ def test_a_loop_of_open_length_or_with_a_lasting_state_stays(layers):
     open_length = kd.keras.Sequential([layers.Input((None, 3)), layers.GRU(4)])
     stateful = kd.keras.Sequential([layers.Input((6, 3), batch_size=4), layers.GRU(4, stateful=True)])
     assert rewrite(open_length, EXPORT).changes == rewrite(stateful, EXPORT).changes == ()
+
+
+def test_a_loop_too_long_to_unroll_is_refused_with_the_remedy(layers):
+    long = kd.keras.Sequential([layers.Input((5000, 3)), layers.GRU(4, name="long"), layers.Dense(2)])
+    with pytest.raises(ModelError, match=r"at most 200 steps.*long has 5000.*Remedy: an LSTM"):
+        rewrite(long, EXPORT)
 
 
 def test_an_lstm_stays(layers):
