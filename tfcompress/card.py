@@ -33,6 +33,8 @@ def card(evidence: Evidence, model: str, data: str, class_names: Sequence[str] |
     lines += ["", "## What was measured", "", "| | float | artifact |", "|---|---|---|"]
     lines += [f"| {name} | {of_float} | {of_artifact} |" for name, of_float, of_artifact in figures(evidence)]
     lines += ["", f"Measured on: {evidence.hardware['processor']}, {evidence.hardware['cores']} cores."]
+    if evidence.faster:
+        lines += ["", "## Rewrites tried for speed", "", *(f"- {found}" for found in evidence.faster)]
     if evidence.promises:
         lines += ["", "## Promises, read back from the file", "", "| weight | promise | found |", "|---|---|---|"]
         lines += [f"| {p.weight} | {p.kind} {p.promised:g} per {p.scope} | {p.found:.4g} |" for p in evidence.promises]

@@ -18,19 +18,21 @@ from tfcompress.convert.c_array import micro_operators, write_c_array
 from tfcompress.convert.converter import float_tflite, warm_up
 from tfcompress.convert.proof import Proof
 from tfcompress.enabling import enabled
+from tfcompress.faster import read_found, try_rewrites, with_kept
 from tfcompress.models.loading import clone
 from tfcompress.preparation import Job, JobOptions, open_job
 from tfcompress.recipe import Recipe
 from tfcompress.run_folder import RunFolder
 from tfcompress.run_state import write_state
-from tfcompress.shipping import Shipment, ship
+from tfcompress.shipping import Shipment
 from tfcompress.techniques.base import STAGES, Technique
 from tfcompress.training import Training, own_random_numbers, seed_everything
 from tfcompress.vocabulary.errors import ModelError
-from tfcompress.vocabulary.evidence import Evidence, PreprocessingEvidence, StageEvidence
+from tfcompress.vocabulary.evidence import Evidence, PreprocessingEvidence, RewriteEvidence, StageEvidence
 from tfcompress.vocabulary.state import State
 
 FLOAT_FILE, ARTIFACT_FILE, EVIDENCE_FILE = "float.tflite", "model.tflite", "evidence.json"
+FASTER_FILE = "faster.json"
 TRAIN = "train"
 
 
@@ -135,7 +137,11 @@ def convert(model: Any, data: Any, recipe: Recipe, *, out: Path, **options: Unpa
     state = job.state
     for index, step in enumerate(job.recipe.steps, start=1):
         state = step.finish(step.prepare(state, job.plan_for(index, step)))
-    shipment = ship(state, job.recipe.conversion, job.data.preprocessing, job.calibration(raw=True))
+    if job.recipe.conversion.faster:
+        state, found = try_rewrites(state, lambda state: job.ship(state).content, job.recipe.evaluation.latency_seconds)
+        for one in found:
+            job.reporter.message(str(one))
+    shipment = job.ship(state)
     if job.recipe.conversion.c_array:
         micro_operators(shipment.content)
     write_atomically(out, shipment.content)
@@ -154,6 +160,7 @@ class _Run:
         self.job = job
         self.folder = folder
         self.stages: list[StageEvidence] = []
+        self.rewrites: tuple[RewriteEvidence, ...] = ()
         self.history: dict[str, list[dict[str, float]]] = {}
 
     def execute(self) -> Result:
@@ -173,8 +180,9 @@ class _Run:
                 self._keep(state)
             state = self._step(index, step, state)
         folder.write_json("history.json", self.history)
+        state = self._faster(state)
         self._say("converting and proving")
-        shipment = ship(state, job.recipe.conversion, job.data.preprocessing, job.calibration(raw=True))
+        shipment = job.ship(state)
         artifact = folder.write(ARTIFACT_FILE, shipment.content)
         self._say("measuring the file")
         evidence = self._evidence(state, float_path, artifact, shipment)
@@ -193,6 +201,23 @@ class _Run:
             write_state(self.folder, state, self.job.data.preprocessing)
         except ModelError as error:
             self._say(f"No other run can go on from this folder: {error}")
+
+    def _faster(self, state: State) -> State:
+        """`state` rewritten for speed where the recipe asks for it; what was measured once decides for good."""
+        job, folder = self.job, self.folder
+        if not job.recipe.conversion.faster:
+            return state
+        if folder.file(FASTER_FILE).exists():
+            self.rewrites = read_found(folder.file(FASTER_FILE))
+            return with_kept(state, self.rewrites)
+        self._say("trying rewrites for speed")
+        state, self.rewrites = try_rewrites(
+            state, lambda state: job.ship(state).content, job.recipe.evaluation.latency_seconds
+        )
+        for found in self.rewrites:
+            self._say(str(found))
+        folder.write_json(FASTER_FILE, [found.model_dump() for found in self.rewrites])
+        return state
 
     def _step(self, index: int, step: Technique, state: State) -> State:
         job = self.job
@@ -252,6 +277,7 @@ class _Run:
             compression=of_float.bytes / of_artifact.bytes,
             promises=measure.promise_evidence(shipment),
             stages=tuple(self.stages),
+            faster=self.rewrites,
             preprocessing=PreprocessingEvidence(
                 description=preprocessing.describe(),
                 scale=preprocessing.scale,

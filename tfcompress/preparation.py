@@ -25,7 +25,7 @@ from tfcompress.models.rewrites import Change
 from tfcompress.preprocessing_choice import choose_preprocessing
 from tfcompress.recipe import Recipe, load_recipe
 from tfcompress.run_state import MODEL_FILE, is_run_folder, read_state
-from tfcompress.shipping import rehearse
+from tfcompress.shipping import Shipment, rehearse, ship
 from tfcompress.techniques.base import STAGES, StepPlan, Technique
 from tfcompress.training import TrainingData, make_loss
 from tfcompress.vocabulary.errors import DataError, ModelError, RecipeError
@@ -98,6 +98,10 @@ class Job:
     def plan_for(self, index: int, step: Technique) -> StepPlan:
         """What the step at `index` is told of its training."""
         return StepPlan(self.data.steps_per_epoch, step.fit.epochs, self.calibration(), self.seed + index)
+
+    def ship(self, state: State) -> Shipment:
+        """The proven file of a finished `state`; raises as `tfcompress.shipping.ship`."""
+        return ship(state, self.recipe.conversion, self.data.preprocessing, self.calibration(raw=True))
 
     def rehearse(self) -> None:
         """Convert the model as it came, when training comes first, so that what cannot ship is known before it.

@@ -149,6 +149,32 @@ class StageEvidence(Schema):
     """After the step; None without labels."""
 
 
+class RewriteEvidence(Schema):
+    """An exact rewrite for speed: what it did to the file on this machine."""
+
+    name: str
+    """The rewrite."""
+    kept: bool
+    """Whether the shipped file has it."""
+    reason: str
+    """Why it was kept or not."""
+    latency_ratio: float | None = None
+    """Latency with it over that without: median of paired ratios, one thread. None where no file could be made."""
+    noise: float | None = None
+    """How far below 1 the ratio had to be."""
+    bytes_ratio: float | None = None
+    """Bytes with it over those without."""
+
+    def __str__(self) -> str:
+        kept = "kept" if self.kept else "not taken"
+        if self.latency_ratio is None:
+            return f"{self.name}: {kept}, {self.reason}"
+        return (
+            f"{self.name}: {kept}, {self.latency_ratio:.3f}x the latency (noise {self.noise:.3f}), "
+            f"{self.bytes_ratio:.3f}x the bytes"
+        )
+
+
 class PreprocessingEvidence(Schema):
     """What is done to raw values before they are quantized and fed."""
 
@@ -188,6 +214,8 @@ class Evidence(Schema):
     """Every promise, read back from the artifact."""
     stages: tuple[StageEvidence, ...]
     """What was trained."""
+    faster: tuple[RewriteEvidence, ...] = ()
+    """The rewrites that were tried for speed; empty where none was asked for or applies."""
     preprocessing: PreprocessingEvidence
     """What a person deploying has to feed."""
     recipe: dict[str, Any]
