@@ -108,7 +108,15 @@ def test_a_call_during_a_call_has_a_child_of_its_own():
     assert len(contained._all) == 1
 
 
-def test_an_interrupt_ends_what_the_child_is_at():
+@pytest.fixture
+def interruptible():
+    """A process started in the background may have been told to ignore interrupts."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_an_interrupt_ends_what_the_child_is_at(interruptible):
     running = call(functions.pid)
     with pytest.raises(KeyboardInterrupt):
         call(functions.interrupt_the_parent)
