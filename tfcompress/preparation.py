@@ -165,9 +165,10 @@ def open_job(
     from_zoo = isinstance(model, str) and zoo.is_zoo(model)
     state, changes = None, ()
     if not from_zoo:
-        opening = opened(_given_state(model, custom_objects, unsafe))
+        given = _given_state(model, custom_objects, unsafe)
+        _refuse_broken_promises(given, checked)
+        opening = opened(given)
         state, changes = opening.state, opening.changes
-        _refuse_broken_promises(state, checked)
         for change in changes:
             reporter.message(str(change))
     reporter.message("Loading data")

@@ -223,5 +223,5 @@ def test_the_file_is_that_of_the_converters_own_way(network):
     assert strip_names(contained) == strip_names(direct)
     assert [t.name for t in Flatbuffer(contained).tensors] == [t.name for t in Flatbuffer(direct).tensors]
     assert [kd.litert.Interpreter(model_content=c).get_signature_list() for c in (contained, direct)] == [
-        {"serving_default": {"inputs": ["input_1"], "outputs": ["out"]}}
+        {"serving_default": {"inputs": model.input_names, "outputs": model.output_names}}
     ] * 2

@@ -73,13 +73,14 @@ def test_an_error_repeats_what_native_code_said_last(tiny_net, monkeypatch, capf
     assert capfd.readouterr().err == ""
 
 
-def test_a_file_that_crashes_litert_is_an_error_and_the_next_one_is_read(tiny_net):
+def test_a_file_that_can_crash_litert_is_an_error_and_the_next_one_is_read(tiny_net):
     model = flatbuffer_utils.convert_bytearray_to_object(bytearray(tiny_net.int8.read_bytes()))
     dense = next(op for op in model.subgraphs[0].operators if isinstance(op.builtinOptions, FullyConnectedOptionsT))
     dense.inputs = [dense.inputs[0], -1, -1]
     broken = bytes(flatbuffer_utils.convert_object_to_bytearray(model))
     for measured in (io_types, delegation, lambda file: measure_latency({"net": file}), predict_zeros):
-        with pytest.raises(EvaluationError, match=r"bytes of a \.tflite: native code ended its process"):
+        # Which it is depends on what lies behind the tensors in memory.
+        with pytest.raises(EvaluationError, match=r"bytes of a \.tflite: (native code ended|Tensor at index)"):
             measured(broken)
     assert io_types(tiny_net.int8).input.dtype == "int8"
 
