@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 DEMO   := tflite_models/demo
+# Two processes, each file whole in one of them: more would want the cores that TensorFlow takes for itself.
+WORKERS := --numprocesses=2 --dist=loadfile
 
 .PHONY: demo test test-all lint format clean
 
@@ -22,10 +24,10 @@ lint: $(VENV)/.installed
 	$(BIN)/ruff format --check .
 
 test: lint
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest $(WORKERS) -m "not slow"
 
 test-all: lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(WORKERS)
 
 format: $(VENV)/.installed
 	$(BIN)/ruff check --fix .

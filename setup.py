@@ -38,7 +38,7 @@ setup(
         "tf_keras>=2.21,<2.22",
     ],
     extras_require={
-        "dev": ["Pillow", "hypothesis", "pytest", "pytest-timeout", "ruff"],
+        "dev": ["Pillow", "hypothesis", "pytest", "pytest-timeout", "pytest-xdist", "ruff"],
     },
     entry_points={"console_scripts": ["tfcompress=tfcompress.cli.main:main"]},
     classifiers=[

@@ -17,7 +17,7 @@ def planned_bytes(*arguments):
     return int(re.search(r"File: about ([\d,]+) bytes\.", dry_run(*arguments))[1].replace(",", ""))
 
 
-@pytest.mark.parametrize("storage", ["size", pytest.param("speed", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("storage", ["size", "speed"])
 def test_the_bytes_are_those_of_the_file_that_ships(tmp_path, storage):
     net = models.conv_bn()
     data = models.inputs_for(net, 60), np.arange(60) % models.CLASSES

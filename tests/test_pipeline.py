@@ -170,7 +170,6 @@ def timeless(evidence):
     return tree
 
 
-@pytest.mark.slow
 def test_a_run_interrupted_again_and_again_ends_like_an_undisturbed_one(deep, digits, network, tmp_path):
     moments = [("pruning", 30), ("pruning", 57), ("clustering", 12), ("quantization", 18), ("measuring the file", 0)]
     for moment in moments:

@@ -120,7 +120,6 @@ def test_the_rest_is_trained_and_the_file_is_integer_throughout(build, left):
     assert same >= 0.98
 
 
-@pytest.mark.slow
 def test_a_layer_behind_a_float_one_keeps_its_range_and_takes_the_calibrations_in_front():
     _, state, inputs = trained(convolutional_gru)
     learnt = io_types(ship(state, ConversionSettings(), RAW, inputs).content)

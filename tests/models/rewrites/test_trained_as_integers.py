@@ -1,5 +1,4 @@
 import numpy as np
-import pytest
 from fixtures.models import plan_for
 
 from tfcompress import keras_door as kd
@@ -28,7 +27,6 @@ def _model(layers):
     return kd.keras.Model(inputs, layers.Dense(4, name="fc")(x))
 
 
-@pytest.mark.slow
 def test_a_model_with_all_that_stands_in_the_way_is_trained_and_ships_in_integers(layers, randomised):
     model = randomised(_model(layers))
     inputs = np.random.default_rng(0).normal(0, 1, (64, 32, 3)).astype("float32")
