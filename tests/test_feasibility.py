@@ -1,5 +1,7 @@
 """What can be done to a model, told for all its layers at once."""
 
+import re
+
 import numpy as np
 import pytest
 from fixtures.models import conv_bn, dense
@@ -31,6 +33,25 @@ def eight_troubles():
     x = kd.keras.Model(inside, layers.Conv2D(4, 1, name="conv")(inside), name="nested")(x)
     x = layers.Activation("softplus", name="softplus")(x)
     x = layers.Flatten(name="flatten")(x)
+    return kd.keras.Model(inputs, layers.Dense(2, name="out")(x), name="net")
+
+
+EIGHT = ("elu", "normalized", "prelu", "softplus", "own", "einsum", "attention", "recurrent")
+
+
+def eight_unsupported():
+    """A layer of each of those names, of eight kinds that quantization-aware training does not take."""
+    layers = kd.keras.layers
+    x = inputs = layers.Input((4, 4, 4))
+    x = layers.Conv2D(4, 3, padding="same", activation="elu", name="elu")(x)
+    x = layers.LayerNormalization(name="normalized")(x)
+    x = layers.PReLU(name="prelu")(x)
+    x = layers.Activation("softplus", name="softplus")(x)
+    x = layers.Lambda(lambda value: value * 2, name="own")(x)
+    x = layers.Reshape((8, 8), name="rows")(x)
+    x = layers.EinsumDense("abc,cd->abd", output_shape=(8, 4), name="einsum")(x)
+    x = layers.MultiHeadAttention(1, 2, name="attention")(x, x)
+    x = layers.LSTM(3, name="recurrent")(x)
     return kd.keras.Model(inputs, layers.Dense(2, name="out")(x), name="net")
 
 
@@ -67,6 +88,27 @@ def test_eight_unsupported_things_are_listed_at_once(troubles):
     assert "separable_convolutions has " in found["separable"].reason
     # What is not exact is offered as the remedy.
     assert "ReLU" in found["softplus"].remedy
+
+
+def test_check_lists_all_of_eight_unsupported_things_as_preflight_does(tmp_path, capsys, monkeypatch):
+    reports = []
+
+    def kept(*args, **options):
+        reports.append(preflight(*args, **options))
+        return reports[0]
+
+    monkeypatch.setattr(feasibility, "preflight", kept)
+    eight_unsupported().save(tmp_path / "eight.h5")
+    # Its Lambda is Python code.
+    assert main(["check", str(tmp_path / "eight.h5"), "--unsafe", "--recipe=int8_qat"]) == 1
+    printed = capsys.readouterr().out.splitlines()
+    found = [line.partition(", quantization: by calibration. ") for line in printed]
+    told = {layer: why for layer, _, why in found if why}
+    assert tuple(told) == EIGHT
+    assert all(re.fullmatch(r".+\. Remedy: .+", why) for why in told.values())
+    assert set(lines(reports[0].findings)) <= set(printed)
+    listed = [verdict.layer for column, verdict in reports[0].findings if column == "quantization"]
+    assert tuple(listed) == EIGHT
 
 
 def test_the_converter_is_asked_too(troubles):
