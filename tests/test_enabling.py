@@ -59,8 +59,8 @@ def test_a_nested_model_is_flattened_pruned_clustered_and_trained_as_integers(mo
     before, reporter = fingerprint(model), Listening()
     result = compress(model, data, "prune_cluster_qat", out=tmp_path / "run", overrides=FAST, reporter=reporter)
     assert fingerprint(model) == before
-    assert any(text.startswith("flatten_models: nested becomes conv;") for text in reporter.heard)
-    assert "flatten_models: nested becomes conv" in (tmp_path / "run" / "log.txt").read_text()
+    assert sum(text.startswith("flatten_models: 1 layer (nested); ") for text in reporter.heard) == 1
+    assert "flatten_models: nested (Functional) becomes conv (Conv2D);" in (tmp_path / "run" / "log.txt").read_text()
     assert result.evidence.artifact.full_integer
     kept = {(promise.weight, promise.kind) for promise in result.evidence.promises if promise.kept}
     assert {("nested/conv/kernel", "zeros"), ("nested/conv/kernel", "distinct")} <= kept
@@ -84,7 +84,8 @@ def test_a_text_model_takes_its_ids_as_integers_and_ships_without_loops(tmp_path
     assert result.evidence.artifact.input.dtype == "int32"
     assert result.evidence.artifact.full_integer
     assert result.evidence.agreement.mean_steps < 3
-    said = f"integer_inputs: {text.input_names[0]} becomes {text.input_names[0]}; its values are token ids"
+    name = f"{text.input_names[0]} (InputLayer)"
+    said = f"integer_inputs: {name} becomes {name}; its values are token ids"
     assert said in (tmp_path / "run" / "log.txt").read_text()
     with pytest.raises(DataError, match=r"0\.\.\.29"):
         compress(text, (ids + 1, ids[:, 0] % 3), "ptq_int8", out=tmp_path / "other", overrides=FAST[:3])

@@ -225,3 +225,14 @@ def test_the_command_prints_the_report_and_says_whether_the_recipe_can_be_carrie
     assert "hidden: ELU" in err
     assert main(["check", str(tmp_path / "none.h5")]) == 1
     assert main(["check", fine, "more"]) == 2
+
+
+def test_a_layer_that_only_gets_other_neighbours_is_one_by_rewrite():
+    layers = kd.keras.layers
+    x = inputs = layers.Input((6, 6, 3))
+    x = layers.BatchNormalization(name="norm")(layers.SeparableConv2D(4, 3, name="separable")(x))
+    model = kd.keras.Model(inputs, layers.Dense(2, name="out")(layers.Flatten()(x)))
+    report = preflight(model, load_recipe("int8_qat"))
+    found = {verdict.layer: verdict for verdict in report.columns["quantization"]}
+    assert found["norm"].outcome == found["separable"].outcome == "by rewrite"
+    assert "the layers around it" in found["norm"].reason

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from tfcompress.models.rewrites import ENABLING, OPENING, Change, Rewritten, rewrite
+from tfcompress.models.rewrites import ENABLING, OPENING, Rewritten, rewrite
 from tfcompress.recipe import Recipe
 from tfcompress.techniques.base import BY_CALIBRATION, BY_REWRITE, NO, NOTHING, YES, Technique, Verdict
+from tfcompress.vocabulary.changes import Change
 from tfcompress.vocabulary.state import State
 
 
@@ -60,9 +61,11 @@ class Rewriting:
         if verdict.outcome not in (NO, BY_CALIBRATION):
             return verdict
         changes = [c for c in self.done.changes if c.layer == verdict.layer or c.layer.startswith(f"{verdict.layer}/")]
-        became = dict.fromkeys(name for change in changes for name in change.became if name in after)
-        if not changes or any(after[name].outcome not in (YES, NOTHING) for name in became):
+        names = [name for change in changes for name in change.became] if changes else [verdict.layer]
+        became = dict.fromkeys(name for name in names if name in after)
+        if any(after[name].outcome not in (YES, NOTHING) for name in became):
             return verdict
         passes = ", ".join(dict.fromkeys(change.rewrite for change in changes))
-        instead = f"has {', '.join(became)} in its place" if became else "takes it out"
-        return Verdict(verdict.layer, BY_REWRITE, f"{verdict.reason}; {passes} {instead}", "none needed: it is exact")
+        instead = f"{passes} has {', '.join(became)} in its place" if became else f"{passes} takes it out"
+        how = instead if changes else "not so once the layers around it are rewritten"
+        return Verdict(verdict.layer, BY_REWRITE, f"{verdict.reason}; {how}", "none needed: it is exact")

@@ -27,6 +27,7 @@ from tfcompress.run_state import write_state
 from tfcompress.shipping import Shipment
 from tfcompress.techniques.base import STAGES, Technique
 from tfcompress.training import Training, own_random_numbers, seed_everything
+from tfcompress.vocabulary.changes import Change
 from tfcompress.vocabulary.errors import ModelError
 from tfcompress.vocabulary.evidence import Evidence, PreprocessingEvidence, RewriteEvidence, StageEvidence
 from tfcompress.vocabulary.state import State
@@ -160,6 +161,7 @@ class _Run:
         self.job = job
         self.folder = folder
         self.stages: list[StageEvidence] = []
+        self.changes: tuple[Change, ...] = ()
         self.rewrites: tuple[RewriteEvidence, ...] = ()
         self.history: dict[str, list[dict[str, float]]] = {}
 
@@ -172,7 +174,8 @@ class _Run:
             self.train(Training(TRAIN, 0, job.recipe.train, job.data, job.seed), TRAIN, state.model)
         float_path = folder.write(FLOAT_FILE, float_tflite(state.model, job.recipe.conversion))
         enabling = enabled(job.recipe, state)
-        for change in (*job.changes, *enabling.changes):
+        self.changes = (*job.changes, *enabling.changes)
+        for change in self.changes:
             folder.log(str(change))
         state = enabling.state
         for index, step in enumerate(job.recipe.steps, start=1):

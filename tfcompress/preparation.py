@@ -21,13 +21,13 @@ from tfcompress.measure import versions
 from tfcompress.models import zoo
 from tfcompress.models.inputs import input_dtype, token_limit
 from tfcompress.models.loading import check_one_input_and_output, classes_of, clone, fingerprint, load_model
-from tfcompress.models.rewrites import Change
 from tfcompress.preprocessing_choice import choose_preprocessing
 from tfcompress.recipe import Recipe, load_recipe
 from tfcompress.run_state import MODEL_FILE, is_run_folder, read_state
 from tfcompress.shipping import Shipment, rehearse, ship
 from tfcompress.techniques.base import STAGES, StepPlan, Technique
 from tfcompress.training import TrainingData, make_loss
+from tfcompress.vocabulary.changes import Change, summary
 from tfcompress.vocabulary.errors import DataError, ModelError, RecipeError
 from tfcompress.vocabulary.reporter import Reporter
 from tfcompress.vocabulary.state import State
@@ -113,8 +113,8 @@ class Job:
         if not self.from_zoo and not any(step.trains and step.fit.epochs for step in steps):
             return
         enabling = enabled(self.recipe, self.state)
-        for change in enabling.changes:
-            self.reporter.message(str(change))
+        for line in summary(enabling.changes):
+            self.reporter.message(line)
         state = with_promises(self.recipe, enabling.state).evolve(number_format=self.recipe.number_format)
         rehearse(state, self.recipe.conversion, self.data.preprocessing, self.calibration(raw=True))
 
@@ -169,8 +169,8 @@ def open_job(
         _refuse_broken_promises(given, checked)
         opening = opened(given)
         state, changes = opening.state, opening.changes
-        for change in changes:
-            reporter.message(str(change))
+        for line in summary(changes):
+            reporter.message(line)
     reporter.message("Loading data")
     dataset = load_data(
         data,

@@ -72,6 +72,10 @@ def test_one_reshape_leads_in_and_one_out(layers, randomised, same_outputs):
     assert unsupported(done.model) == []
     assert done.changes[0].layer == "conv_a"
     assert done.changes[0].became == ("conv_a_in", "conv_a")
+    # ReLUs are the same layers on images as on rows: re-wired, not changed.
+    named = ["conv_a", "bn_a", "cat_a", "conv_b", "bn_b", "cat_b", "pool"]
+    assert [change.layer for change in done.changes] == named
+    assert done.changes[-1].kinds == ("MaxPooling2D", "Reshape")
     assert done.model.get_layer("conv_a").kernel.shape == (1, 3, 3, 3)
     assert done.lineage.place("conv_a/kernel") == "conv_a/kernel"
 

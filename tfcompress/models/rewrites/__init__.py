@@ -12,11 +12,11 @@ Example:
 
 from tfcompress.models.rewrites._engine import Rewritten, rewrite
 from tfcompress.models.rewrites._offers import Offer, offers
-from tfcompress.models.rewrites.base import Change, names_of
+from tfcompress.models.rewrites.base import names_of
 
 OPENING = names_of("opening")
 ENABLING = names_of("enabling")
 FASTER = names_of("faster")
 EXPORT = names_of("export")
 
-__all__ = ["ENABLING", "EXPORT", "FASTER", "OPENING", "Change", "Offer", "Rewritten", "offers", "rewrite"]
+__all__ = ["ENABLING", "EXPORT", "FASTER", "OPENING", "Offer", "Rewritten", "offers", "rewrite"]

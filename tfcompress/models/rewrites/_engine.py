@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from tfcompress.models.loading import clone
 from tfcompress.models.rewrites._graph import Call, Graph, rebuilt
 from tfcompress.models.rewrites._proof import TOLERANCE, difference
-from tfcompress.models.rewrites.base import Change, Edit, Rewrite, rewrites
+from tfcompress.models.rewrites.base import Edit, Rewrite, rewrites
+from tfcompress.vocabulary.changes import Change
 from tfcompress.vocabulary.errors import ModelError
 from tfcompress.vocabulary.state import Lineage
 
@@ -44,7 +45,7 @@ def rewrite(model: Any, names: Sequence[str]) -> Rewritten:
 
     Example:
         >>> rewrite(model, ENABLING).changes  # doctest: +SKIP
-        (Change(rewrite='flatten_models', layer='inner', became=('conv', 'pool'), reason='...'),)
+        (Change(rewrite='flatten_models', layer='inner', kind='Functional', became=('conv',), ...),)
     """
     passes = _passes(names)
     current, lineage, changes, origins = clone(model), Lineage(), [], {}
@@ -57,10 +58,7 @@ def rewrite(model: Any, names: Sequence[str]) -> Rewritten:
                 continue
             changed = _proven(found, graph, edits)
             for edit in edits:
-                changes += [
-                    Change(found.name, origins.get(layer, layer), became, edit.reason)
-                    for layer, became in edit.became.items()
-                ]
+                changes += _changes(found, edit, graph, changed, origins)
                 lineage = lineage.moved(edit.moves)
                 _trace(origins, edit, graph)
             current = changed
@@ -123,6 +121,24 @@ def _alone(found: Rewrite, graph: Graph) -> Iterator[Edit]:
         edit = list(_independent(found.edits(again)))[index]
         if _applied(again, [edit])[1]:
             yield edit
+
+
+def _changes(found: Rewrite, edit: Edit, graph: Graph, after: Any, origins: Mapping[str, str]) -> Iterator[Change]:
+    """What `edit` did to each layer that it is about, in the caller's names."""
+    # By its calls, because a Sequential does not list its input layer.
+    before = {call.layer.name: type(call.layer).__name__ for call in graph.calls}
+    kinds = {layer.name: type(layer).__name__ for layer in after.layers}
+    for layer, names in edit.became.items():
+        # What led to an output that nobody takes is no longer there.
+        became = tuple(name for name in names if name in kinds)
+        yield Change(
+            rewrite=found.name,
+            layer=origins.get(layer, layer),
+            kind=before[layer],
+            became=became,
+            kinds=tuple(kinds[name] for name in became),
+            reason=edit.reason,
+        )
 
 
 def _trace(origins: dict[str, str], edit: Edit, graph: Graph) -> None:

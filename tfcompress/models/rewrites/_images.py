@@ -39,6 +39,12 @@ def needs_images(call: Call) -> bool:
     return type(call.layer) in _classes(NEEDING) and channels_last and not call.masked
 
 
+def takes_both(layer: Any) -> bool:
+    """Whether `layer` itself, as it is, does to an image what it does to a row."""
+    name = type(layer).__name__
+    return "1D" not in name and not _changes(layer, name)
+
+
 def two_dimensional(graph: Graph, layer: Any) -> tuple[tuple[str, ...], Builder]:
     """The names of the layers that do to an image what `layer` does to a row, and their builder."""
     name, config = type(layer).__name__, layer.get_config()

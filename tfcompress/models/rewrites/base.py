@@ -18,31 +18,12 @@ Purpose = Literal["opening", "enabling", "faster", "export"]
 
 
 @dataclass(frozen=True)
-class Change:
-    """What a rewrite did to one layer.
-
-    Args:
-        rewrite: the name of the pass.
-        layer: the layer, as the caller's model names it; inside a nested model, ``"<model>/<layer>"``.
-        became: the names of the layers that do its work now.
-        reason: why it was done.
-    """
-
-    rewrite: str
-    layer: str
-    became: tuple[str, ...]
-    reason: str
-
-    def __str__(self) -> str:
-        return f"{self.rewrite}: {self.layer} becomes {', '.join(self.became) or 'nothing'}; {self.reason}"
-
-
-@dataclass(frozen=True)
 class Edit:
     """One change that a pass wants made, whole: made or left out, the model stays the same function.
 
     Args:
-        became: for each layer it is about, the names of the layers that are to do its work.
+        became: for each layer it is about, the names of the layers that are to do its work; layers that it only gives
+            other neighbours are not listed.
         reason: why.
         builders: for each call to replace, a function from the new tensors that it would be given to its new outputs.
         moves: where the weights go, by their names in the model at hand.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from tfcompress.models.rewrites._graph import Builder, Call, Graph
-from tfcompress.models.rewrites._images import Images, can_join, needs_images, two_dimensional
+from tfcompress.models.rewrites._images import Images, can_join, needs_images, takes_both, two_dimensional
 from tfcompress.models.rewrites.base import Edit, Rewrite
 
 
@@ -32,9 +32,11 @@ class OneDimension(Rewrite):
             for call in stretch:
                 layer = call.layer
                 if id(layer) not in forms:
-                    became[layer.name], forms[id(layer)] = two_dimensional(graph, layer)
+                    names, forms[id(layer)] = two_dimensional(graph, layer)
+                    if not takes_both(layer):
+                        became[layer.name] = names
                 builders[call] = images.through(call, forms[id(layer)])
-            first, last = stretch[0].layer.name, stretch[-1].layer.name
+            first, last = next(iter(became)), next(reversed(became))
             became[first] = (*images.entrances, *became[first])
             became[last] = (*became[last], *images.exits)
             yield Edit(became, "quantization-aware training takes the two-dimensional form only", builders)
