@@ -1,12 +1,14 @@
 """A recipe on a model that exact rewrites make possible: promises go by the caller's names, down to the file."""
 
+import json
+
 import numpy as np
 import pytest
 
 from tfcompress import keras_door as kd
 from tfcompress.dry_run import dry_run
 from tfcompress.models.loading import fingerprint
-from tfcompress.pipeline import compress
+from tfcompress.pipeline import EVIDENCE_FILE, compress
 from tfcompress.recipe import load_recipe
 from tfcompress.vocabulary.errors import DataError
 from tfcompress.vocabulary.reporter import Reporter
@@ -61,6 +63,12 @@ def test_a_nested_model_is_flattened_pruned_clustered_and_trained_as_integers(mo
     assert fingerprint(model) == before
     assert sum(text.startswith("flatten_models: 1 layer (nested); ") for text in reporter.heard) == 1
     assert "flatten_models: nested (Functional) becomes conv (Conv2D);" in (tmp_path / "run" / "log.txt").read_text()
+    assert [(change.rewrite, change.layer, change.kinds) for change in result.evidence.rewrites] == [
+        ("flatten_models", "nested", ("Conv2D",)),
+        ("separable_convolutions", "separable", ("DepthwiseConv2D", "Conv2D")),
+    ]
+    card = (tmp_path / "run" / "card.md").read_text()
+    assert "## Exact rewrites\n\n- flatten_models: 1 layer (nested); " in card
     assert result.evidence.artifact.full_integer
     kept = {(promise.weight, promise.kind) for promise in result.evidence.promises if promise.kept}
     assert {("nested/conv/kernel", "zeros"), ("nested/conv/kernel", "distinct")} <= kept
@@ -82,6 +90,11 @@ def test_a_text_model_takes_its_ids_as_integers_and_ships_without_loops(tmp_path
     result = compress(text, (ids, ids[:, 0] % 3), "ptq_int8", out=tmp_path / "run", overrides=FAST[:3])
     assert text.inputs[0].dtype == "float32"
     assert result.evidence.artifact.input.dtype == "int32"
+    written = json.loads((tmp_path / "run" / EVIDENCE_FILE).read_text())["rewrites"]
+    assert [(change["rewrite"], change["kind"]) for change in written] == [
+        ("integer_inputs", "InputLayer"),
+        ("unroll_recurrent", "GRU"),
+    ]
     assert result.evidence.artifact.full_integer
     assert result.evidence.agreement.mean_steps < 3
     name = f"{text.input_names[0]} (InputLayer)"

@@ -65,6 +65,8 @@ def test_what_was_measured_once_decides_for_the_run(model, data, timed, tmp_path
     assert (mean.kept, mean.latency_ratio) == (True, pytest.approx(0.9))
     assert "mean_pooling: kept, 0.900x the latency" in (tmp_path / "run" / "card.md").read_text()
     assert "mean_pooling: kept, 0.900x the latency" in (tmp_path / "run" / "log.txt").read_text()
+    assert first.evidence.rewrites == ()
+    assert "## Exact rewrites" not in (tmp_path / "run" / "card.md").read_text()
     content = first.artifact.read_bytes()
     first.artifact.unlink()
     timed(1.5)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from tfcompress.vocabulary.changes import summary
 from tfcompress.vocabulary.evidence import Evidence, TensorEvidence
 
 
@@ -33,6 +34,8 @@ def card(evidence: Evidence, model: str, data: str, class_names: Sequence[str] |
     lines += ["", "## What was measured", "", "| | float | artifact |", "|---|---|---|"]
     lines += [f"| {name} | {of_float} | {of_artifact} |" for name, of_float, of_artifact in figures(evidence)]
     lines += ["", f"Measured on: {evidence.hardware['processor']}, {evidence.hardware['cores']} cores."]
+    if evidence.rewrites:
+        lines += ["", "## Exact rewrites", "", *(f"- {line}" for line in summary(evidence.rewrites))]
     if evidence.faster:
         lines += ["", "## Rewrites tried for speed", "", *(f"- {found}" for found in evidence.faster)]
     if evidence.promises:

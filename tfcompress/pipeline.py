@@ -20,6 +20,7 @@ from tfcompress.convert.proof import Proof
 from tfcompress.enabling import enabled
 from tfcompress.faster import read_found, try_rewrites, with_kept
 from tfcompress.models.loading import clone
+from tfcompress.models.recurrent import unrolling
 from tfcompress.preparation import Job, JobOptions, open_job
 from tfcompress.recipe import Recipe
 from tfcompress.run_folder import RunFolder
@@ -174,7 +175,7 @@ class _Run:
             self.train(Training(TRAIN, 0, job.recipe.train, job.data, job.seed), TRAIN, state.model)
         float_path = folder.write(FLOAT_FILE, float_tflite(state.model, job.recipe.conversion))
         enabling = enabled(job.recipe, state)
-        self.changes = (*job.changes, *enabling.changes)
+        self.changes = (*job.changes, *enabling.changes, *unrolling(enabling.state.model).changes)
         for change in self.changes:
             folder.log(str(change))
         state = enabling.state
@@ -280,6 +281,7 @@ class _Run:
             compression=of_float.bytes / of_artifact.bytes,
             promises=measure.promise_evidence(shipment),
             stages=tuple(self.stages),
+            rewrites=self.changes,
             faster=self.rewrites,
             preprocessing=PreprocessingEvidence(
                 description=preprocessing.describe(),

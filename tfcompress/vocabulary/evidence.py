@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
+from tfcompress.vocabulary.changes import Change
 from tfcompress.vocabulary.schema import Schema
 
 SCHEMA_VERSION = 1
@@ -214,6 +215,9 @@ class Evidence(Schema):
     """Every promise, read back from the artifact."""
     stages: tuple[StageEvidence, ...]
     """What was trained."""
+    rewrites: tuple[Change, ...] = ()
+    """The exact rewrites that this run made for its steps and its conversion, layer by layer; empty where none was
+    needed. Those for speed stand in `faster`."""
     faster: tuple[RewriteEvidence, ...] = ()
     """The rewrites that were tried for speed; empty where none was asked for or applies."""
     preprocessing: PreprocessingEvidence
