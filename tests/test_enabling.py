@@ -7,6 +7,7 @@ import pytest
 
 from tfcompress import keras_door as kd
 from tfcompress.dry_run import dry_run
+from tfcompress.feasibility import preflight
 from tfcompress.models.loading import fingerprint
 from tfcompress.pipeline import EVIDENCE_FILE, compress
 from tfcompress.recipe import load_recipe
@@ -74,6 +75,10 @@ def test_a_nested_model_is_flattened_pruned_clustered_and_trained_as_integers(mo
     assert {("nested/conv/kernel", "zeros"), ("nested/conv/kernel", "distinct")} <= kept
     assert len(kept) == len(result.evidence.promises)
     assert "nested/conv/kernel" in result.state.quantization
+    # What the run goes on from is a model to check too, with its promises.
+    report = preflight(str(tmp_path / "run"))
+    assert report.of_model == ()
+    assert "would break the promise of shared values" in report.problems(load_recipe("ptq_int8"))[0]
 
 
 def test_the_plan_of_such_a_run_is_told(model, data):

@@ -227,6 +227,49 @@ def test_the_command_prints_the_report_and_says_whether_the_recipe_can_be_carrie
     assert main(["check", fine, "more"]) == 2
 
 
+def test_what_a_recipe_would_ship_is_converted_and_told(troubles):
+    model, of_the_model_as_it_came = troubles
+    assert of_the_model_as_it_came.converted == ("Converted for the column int8: the model as it came, to int8.",)
+    report = preflight(model, load_recipe("int8_qat"))
+    assert "after the exact rewrites that the recipe int8_qat begins with, to int8." in report.converted[0]
+    assert any(line.startswith("flatten_models: 1 layer (nested); ") for line in report.converted)
+    conversion = {verdict.layer: verdict for verdict in report.columns["int8"]}
+    assert list(conversion) == [layer.name for layer in model.layers]
+    # The activation is a layer of its own there, and the finding is the caller's layer's.
+    assert conversion["elu"].outcome == "float only"
+    assert conversion["elu"].reason.startswith("elu_elu in its place: ELU: ")
+    assert preflight(model, load_recipe("ptq_int8")).converted[0].endswith("as it came, to int8.")
+
+
+def test_a_finding_within_what_was_a_nested_model_is_the_nested_models():
+    layers = kd.keras.layers
+    inside = layers.Input((4,))
+    nested = kd.keras.Model(inside, layers.Dense(4, activation="elu", name="deep")(inside), name="nested")
+    relu = layers.Dense(4, activation="hard_sigmoid", name="gate")
+    model = kd.keras.Sequential([layers.Input((4,)), nested, relu, layers.Dense(2, name="out")])
+    report = preflight(model, load_recipe("int8_qat"))
+    assert {v.layer: v.outcome for v in report.columns["int8"]} == {"nested": "float only", "gate": "yes", "out": "yes"}
+    assert any("flatten_models" in line for line in report.converted)
+
+
+def test_a_network_of_the_zoo_is_checked_for_its_data(capsys):
+    report = preflight("lenet300", load_recipe("ptq_int8"), data="digits")
+    assert report.problems(load_recipe("ptq_int8")) == ()
+    assert report.state.model.output_shape == (None, 10)
+    assert main(["check", "mobilenet_v1:width=0.25"]) == 1
+    assert "Remedy: name the data set too, as in --dataset=digits." in capsys.readouterr().err
+    assert main(["check", "lenet300:width=2", "--dataset=digits"]) == 1
+    assert "option 'width'" in capsys.readouterr().err
+
+
+def test_data_that_does_not_fit_the_model_is_a_finding(tmp_path):
+    inputs, labels = np.zeros((40, 4), np.float32), np.arange(40) % 5
+    report = preflight(dense(), data=(inputs[:, :3], labels))
+    assert report.columns["int8"]
+    assert len(report.of_model) == 1
+    assert preflight(str(tmp_path)).layers == ()
+
+
 def test_a_layer_that_only_gets_other_neighbours_is_one_by_rewrite():
     layers = kd.keras.layers
     x = inputs = layers.Input((6, 6, 3))

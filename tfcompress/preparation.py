@@ -12,8 +12,9 @@ from typing import Any, TypedDict
 import numpy as np
 
 from tfcompress import keras_door as kd
-from tfcompress.data import Split, load_data
+from tfcompress.data import Dataset, Split, load_data
 from tfcompress.data.preprocessing import NAMED
+from tfcompress.data.settings import DataSettings
 from tfcompress.data.sources import check_fits
 from tfcompress.enabling import enabled, opened
 from tfcompress.evaluate.metric import score, takes_logits
@@ -165,35 +166,23 @@ def open_job(
     from_zoo = isinstance(model, str) and zoo.is_zoo(model)
     state, changes = None, ()
     if not from_zoo:
-        given = _given_state(model, custom_objects, unsafe)
-        _refuse_broken_promises(given, checked)
+        given = given_state(model, custom_objects, unsafe)
+        check_one_input_and_output(given.model)
+        refuse_broken_promises(given, checked)
         opening = opened(given)
         state, changes = opening.state, opening.changes
         for line in summary(changes):
             reporter.message(line)
     reporter.message("Loading data")
-    dataset = load_data(
-        data,
-        data_dir=data_dir,
-        settings=checked.data,
-        input_shape=None if state is None else tuple(state.model.input_shape[1:]),
-        input_dtype=zoo.input_dtype(model) if state is None else input_dtype(state.model),
-        seed=seed,
-    )
-    if state is None:
-        if dataset.classes is None or dataset.train.targets is None:
-            raise DataError(f"A network of the zoo is a classifier: {dataset.name} must have integer labels.")
-        state = State(zoo.build(model, dataset.input_shape, dataset.classes, seed, dataset.vocabulary_size))
+    dataset = load_for(model if state is None else state.model, data, checked.data, data_dir, seed)
+    state = state or built(model, dataset, seed)
     with_promises(checked, enabled(checked, state).state)
     if any(step.trains and step.fit.epochs for step in checked.steps) and dataset.train.targets is None:
         raise DataError(
             f"Training needs labels, and {dataset.name} has none. "
             "Remedy: a recipe without training, such as ptq_int8, for which unlabelled data is enough."
         )
-    columns = classes_of(state.model) if dataset.classes else None
-    # One column answers yes or no, or with a number: labels are no indices into it.
-    known = None if columns == 1 else columns
-    check_fits(dataset, tuple(state.model.input_shape[1:]), known, token_limit(state.model))
+    check_feeds(dataset, state.model)
     preprocessing, chosen_by = choose_preprocessing(
         checked, dataset, state.model, from_zoo=from_zoo, seed=seed, path=None if from_zoo else _file_of(model)
     )
@@ -202,6 +191,39 @@ def open_job(
     if training_data.from_logits:
         reporter.message("The model gives logits: its cross-entropy takes them, metrics by name the probabilities")
     return Job(checked, state, str(name), from_zoo, training_data, chosen_by, seed, reporter, changes)
+
+
+def load_for(model: Any, data: Any, settings: DataSettings, data_dir: str | Path | None, seed: int) -> Dataset:
+    """The data set for a model, or for a network of the zoo by its spec; raises as `load_data`."""
+    in_zoo = isinstance(model, str)
+    return load_data(
+        data,
+        data_dir=data_dir,
+        settings=settings,
+        input_shape=None if in_zoo else tuple(model.input_shape[1:]),
+        input_dtype=zoo.input_dtype(model) if in_zoo else input_dtype(model),
+        seed=seed,
+    )
+
+
+def built(spec: str, dataset: Dataset, seed: int) -> State:
+    """The untrained network of the zoo for the classes of `dataset`.
+
+    Raises:
+        DataError: it has no classes.
+        ModelError: as `zoo.build`.
+    """
+    if dataset.classes is None or dataset.train.targets is None:
+        raise DataError(f"A network of the zoo is a classifier: {dataset.name} must have integer labels.")
+    return State(zoo.build(spec, dataset.input_shape, dataset.classes, seed, dataset.vocabulary_size))
+
+
+def check_feeds(dataset: Dataset, model: Any) -> None:
+    """Refuse data whose inputs or labels do not fit `model`; raises as `check_fits`."""
+    columns = classes_of(model) if dataset.classes else None
+    # One column answers yes or no, or with a number: labels are no indices into it.
+    known = None if columns == 1 else columns
+    check_fits(dataset, tuple(model.input_shape[1:]), known, token_limit(model))
 
 
 def _with_task(data: TrainingData, model: Any, seed: int) -> TrainingData:
@@ -237,7 +259,8 @@ def _file_of(model: Any) -> Path | None:
     return Path(model) / MODEL_FILE if is_run_folder(Path(model)) else Path(model)
 
 
-def _given_state(model: Any, custom_objects: Mapping[str, Any] | None, unsafe: bool) -> State:
+def given_state(model: Any, custom_objects: Mapping[str, Any] | None, unsafe: bool) -> State:
+    """What a caller names as a model, but for networks of the zoo, as a state; raises as `load_model`, `read_state`."""
     if isinstance(model, State):
         return model
     # A Result has the state that another run can go on from.
@@ -251,10 +274,8 @@ def _given_state(model: Any, custom_objects: Mapping[str, Any] | None, unsafe: b
         )
     if isinstance(model, (str, Path)) and is_run_folder(Path(model)):
         return read_state(Path(model), custom_objects, unsafe)
-    loaded = load_model(model, custom_objects, unsafe)
-    check_one_input_and_output(loaded)
     # A copy, because a layer of the caller's may be part of other graphs too, and is never to change.
-    return State(clone(loaded))
+    return State(clone(load_model(model, custom_objects, unsafe)))
 
 
 def with_promises(recipe: Recipe, state: State) -> State:
@@ -275,7 +296,12 @@ def with_promises(recipe: Recipe, state: State) -> State:
     return state
 
 
-def _refuse_broken_promises(state: State, recipe: Recipe) -> None:
+def refuse_broken_promises(state: State, recipe: Recipe) -> None:
+    """Refuse a recipe that would break what an earlier run promised.
+
+    Raises:
+        RecipeError: with every step that would.
+    """
     if state.quantization is not None:
         raise RecipeError(
             "The model is already quantized by training; no step can follow. "

@@ -6,7 +6,7 @@ import sys
 
 from absl import flags
 
-from tfcompress.cli.common import define_unsafe, print_table
+from tfcompress.cli.common import define_model_and_data, define_overrides, print_table
 
 POSITIONAL = "model"
 """The flag that may be given without its name, first."""
@@ -14,16 +14,11 @@ POSITIONAL = "model"
 
 def define_flags(values: flags.FlagValues) -> None:
     """The command's flags."""
-    flags.DEFINE_string(
-        "model", None, "A Keras model file; `check MODEL` for short.", flag_values=values, required=True
-    )
-    define_unsafe(values)
+    define_model_and_data(values, needs_data=False)
     flags.DEFINE_string(
         "recipe", None, "A recipe to check it for; exit code 1 when it cannot be carried out.", flag_values=values
     )
-    flags.DEFINE_multi_string(
-        "set", [], "Override a value of the recipe: <step or section>.<key>=<value>. Repeatable.", flag_values=values
-    )
+    define_overrides(values)
 
 
 def run(values: flags.FlagValues) -> int:
@@ -34,10 +29,17 @@ def run(values: flags.FlagValues) -> int:
     recipe = load_recipe(values.recipe, values["set"].value) if values.recipe else None
     from tfcompress.feasibility import lines, preflight
 
-    report = preflight(values.model, recipe, unsafe=values.unsafe)
+    report = preflight(
+        values.model,
+        recipe,
+        data=values.dataset,
+        data_dir=values.data_dir,
+        seed=values.seed,
+        unsafe=values.unsafe,
+    )
     if report.layers:
         print_table(values.model, ("layer", "class", *report.columns), report.rows, figures=False)
-    for line in lines(report.findings):
+    for line in (*report.converted, *lines(report.findings)):
         print(line)
     problems = report.problems(recipe) if recipe else report.of_model
     for problem in problems:

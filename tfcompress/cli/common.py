@@ -14,8 +14,8 @@ from rich.table import Table
 from tfcompress.vocabulary.reporter import Reporter
 
 
-def define_model_and_data(values: flags.FlagValues) -> None:
-    """`--model`, `--unsafe`, `--dataset`, `--data_dir` and `--seed`."""
+def define_model_and_data(values: flags.FlagValues, *, needs_data: bool = True) -> None:
+    """`--model`, `--unsafe`, `--data_dir`, `--seed`, and `--dataset`, which must be given where `needs_data`."""
     flags.DEFINE_string(
         "model",
         None,
@@ -30,7 +30,7 @@ def define_model_and_data(values: flags.FlagValues) -> None:
         None,
         "`digits`, a TFDS set of images, texts or sounds by name, a folder of class folders, or an .npz file.",
         flag_values=values,
-        required=True,
+        required=needs_data,
     )
     flags.DEFINE_string("data_dir", None, "Where TFDS keeps prepared data sets.", flag_values=values)
     flags.DEFINE_integer("seed", 0, "Of all randomness.", flag_values=values, lower_bound=0)
@@ -55,6 +55,11 @@ def define_recipe(values: flags.FlagValues, default: str | None = None) -> None:
         flag_values=values,
         required=default is None,
     )
+    define_overrides(values)
+
+
+def define_overrides(values: flags.FlagValues) -> None:
+    """`--set`."""
     flags.DEFINE_multi_string(
         "set",
         [],
