@@ -146,6 +146,23 @@ def test_dry_run_prints_steps_bytes_and_time_and_writes_nothing(capsys, workspac
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_conversion_alone_can_be_limited(capsys, workspace, tmp_path):
+    arguments = [
+        "convert",
+        f"--model={workspace / 'model.h5'}",
+        f"--dataset={workspace / 'digits.npz'}",
+        f"--out={tmp_path / 'net.tflite'}",
+        "--preprocessing=unit",
+    ]
+    code, _, error = run(capsys, *arguments, "--set=conversion.time_limit_s=0.001")
+    assert code == 1
+    assert "0.001 s" in error
+    assert not (tmp_path / "net.tflite").exists()
+    code, _, error = run(capsys, *arguments, "--set=conversion.time_limit=5")
+    assert code == 1
+    assert "Did you mean `time_limit_s`?" in error
+
+
 def test_convert_and_evaluate(capsys, workspace, tmp_path):
     out = tmp_path / "net.tflite"
     code, printed, _ = run(

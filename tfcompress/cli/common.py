@@ -58,12 +58,12 @@ def define_recipe(values: flags.FlagValues, default: str | None = None) -> None:
     define_overrides(values)
 
 
-def define_overrides(values: flags.FlagValues) -> None:
+def define_overrides(values: flags.FlagValues, example: str = "pruning.final_sparsity=0.9") -> None:
     """`--set`."""
     flags.DEFINE_multi_string(
         "set",
         [],
-        "Override a value: <step or section>.<key>=<value>, e.g. --set pruning.final_sparsity=0.9. Repeatable.",
+        f"Override a value: <step or section>.<key>=<value>, e.g. --set {example}. Repeatable.",
         flag_values=values,
     )
 

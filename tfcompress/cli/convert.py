@@ -7,7 +7,7 @@ from typing import get_args
 
 from absl import flags
 
-from tfcompress.cli.common import TerminalReporter, define_model_and_data
+from tfcompress.cli.common import TerminalReporter, define_model_and_data, define_overrides
 from tfcompress.vocabulary.state import NumberFormat
 
 
@@ -28,6 +28,7 @@ def define_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_bool("preprocessing_in_graph", False, "Let the file take raw values.", flag_values=values)
     flags.DEFINE_bool("allow_float", False, "Report operators left in float instead of failing.", flag_values=values)
     flags.DEFINE_bool("c_array", False, "Also write C source and header beside the file.", flag_values=values)
+    define_overrides(values, "conversion.time_limit_s=60")
 
 
 def run(values: flags.FlagValues) -> None:
@@ -42,7 +43,7 @@ def run(values: flags.FlagValues) -> None:
             "steps": [{"technique": "post_training", "number_format": values.format}],
             "conversion": {name: values[name].value for name in names},
         },
-        [f"data.preprocessing={values.preprocessing}"],
+        [f"data.preprocessing={values.preprocessing}", *values["set"].value],
     )
     proof = convert(
         values.model,
