@@ -10,7 +10,8 @@ import numpy as np
 
 from tfcompress.evaluate import measure_latency
 from tfcompress.models.rewrites import FASTER, rewrite
-from tfcompress.vocabulary.errors import ConversionError, PromiseError, RunFolderError
+from tfcompress.techniques.base import Technique
+from tfcompress.vocabulary.errors import ConversionError, PromiseError, RecipeError, RunFolderError
 from tfcompress.vocabulary.evidence import RewriteEvidence
 from tfcompress.vocabulary.state import State
 
@@ -18,17 +19,21 @@ _NOISES = 2
 
 
 def try_rewrites(
-    state: State, convert: Callable[[State], bytes], budget_s: float
+    state: State, step: Technique, convert: Callable[[State], bytes], budget_s: float
 ) -> tuple[State, tuple[RewriteEvidence, ...]]:
     """`state` after the rewrites of `FASTER` that make its file faster, each tried on top of those kept before.
+
+    They are made before the step that chooses the file's arithmetic, for a model trained as integers cannot be
+    rewritten. Training changes values, neither operators nor shapes: what is faster before it is faster after it.
 
     A file with a rewrite, the one without, and the latter once more are timed in turn, with one thread. It is kept
     where the median of the paired ratios is below 1 by more than the noise: twice the standard error of that median,
     and what the same file differs from itself.
 
     Args:
-        state: a state whose number format has been chosen.
-        convert: the file of a state.
+        state: what the last step, which chooses the arithmetic, is to receive.
+        step: that step.
+        convert: the file that the step without any training makes of a state.
         budget_s: seconds of timing for each rewrite.
 
     Returns:
@@ -42,8 +47,9 @@ def try_rewrites(
             continue
         try:
             candidate = state.rewritten(done.model, done.lineage)
+            step.check(candidate)
             after = convert(candidate)
-        except (PromiseError, ConversionError) as error:
+        except (PromiseError, RecipeError, ConversionError) as error:
             found.append(RewriteEvidence(name=name, kept=False, reason=str(error)))
             continue
         before = before or convert(state)

@@ -18,7 +18,7 @@ from tfcompress.convert.c_array import micro_operators, write_c_array
 from tfcompress.convert.converter import float_tflite, warm_up
 from tfcompress.convert.proof import Proof
 from tfcompress.enabling import enabled
-from tfcompress.faster import read_found, try_rewrites, with_kept
+from tfcompress.faster import read_found, with_kept
 from tfcompress.models.loading import clone
 from tfcompress.models.recurrent import unrolling
 from tfcompress.preparation import Job, JobOptions, open_job
@@ -138,11 +138,9 @@ def convert(model: Any, data: Any, recipe: Recipe, *, out: Path, **options: Unpa
     job = open_job(model, data, recipe, **options)
     state = job.state
     for index, step in enumerate(job.recipe.steps, start=1):
+        if step.stage == STAGES[-1] and job.recipe.conversion.faster:
+            state, _ = job.faster(index, step, state)
         state = step.finish(step.prepare(state, job.plan_for(index, step)))
-    if job.recipe.conversion.faster:
-        state, found = try_rewrites(state, lambda state: job.ship(state).content, job.recipe.evaluation.latency_seconds)
-        for one in found:
-            job.reporter.message(str(one))
     shipment = job.ship(state)
     if job.recipe.conversion.c_array:
         micro_operators(shipment.content)
@@ -182,9 +180,9 @@ class _Run:
         for index, step in enumerate(job.recipe.steps, start=1):
             if step.stage == STAGES[-1]:
                 self._keep(state)
+                state = self._faster(index, step, state)
             state = self._step(index, step, state)
         folder.write_json("history.json", self.history)
-        state = self._faster(state)
         self._say("converting and proving")
         shipment = job.ship(state)
         artifact = folder.write(ARTIFACT_FILE, shipment.content)
@@ -206,7 +204,7 @@ class _Run:
         except ModelError as error:
             self._say(f"No other run can go on from this folder: {error}")
 
-    def _faster(self, state: State) -> State:
+    def _faster(self, index: int, step: Technique, state: State) -> State:
         """`state` rewritten for speed where the recipe asks for it; what was measured once decides for good."""
         job, folder = self.job, self.folder
         if not job.recipe.conversion.faster:
@@ -215,11 +213,9 @@ class _Run:
             self.rewrites = read_found(folder.file(FASTER_FILE))
             return with_kept(state, self.rewrites)
         self._say("trying rewrites for speed")
-        state, self.rewrites = try_rewrites(
-            state, lambda state: job.ship(state).content, job.recipe.evaluation.latency_seconds
-        )
+        state, self.rewrites = job.faster(index, step, state)
         for found in self.rewrites:
-            self._say(str(found))
+            folder.log(str(found))
         folder.write_json(FASTER_FILE, [found.model_dump() for found in self.rewrites])
         return state
 

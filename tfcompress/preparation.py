@@ -18,6 +18,7 @@ from tfcompress.data.settings import DataSettings
 from tfcompress.data.sources import check_fits
 from tfcompress.enabling import enabled, opened
 from tfcompress.evaluate.metric import score, takes_logits
+from tfcompress.faster import try_rewrites
 from tfcompress.measure import versions
 from tfcompress.models import zoo
 from tfcompress.models.inputs import input_dtype, token_limit
@@ -30,6 +31,7 @@ from tfcompress.techniques.base import STAGES, StepPlan, Technique
 from tfcompress.training import TrainingData, make_loss
 from tfcompress.vocabulary.changes import Change, summary
 from tfcompress.vocabulary.errors import DataError, ModelError, RecipeError
+from tfcompress.vocabulary.evidence import RewriteEvidence
 from tfcompress.vocabulary.reporter import Reporter
 from tfcompress.vocabulary.state import State
 
@@ -103,6 +105,18 @@ class Job:
     def ship(self, state: State) -> Shipment:
         """The proven file of a finished `state`; raises as `tfcompress.shipping.ship`."""
         return ship(state, self.recipe.conversion, self.data.preprocessing, self.calibration(raw=True))
+
+    def faster(self, index: int, step: Technique, state: State) -> tuple[State, tuple[RewriteEvidence, ...]]:
+        """`state`, before the last `step`, at `index`, after the rewrites that make its file faster: `try_rewrites`."""
+        plan = self.plan_for(index, step)
+
+        def by_calibration(state: State) -> bytes:
+            return self.ship(step.finish(step.prepare(state, plan))).content
+
+        state, found = try_rewrites(state, step, by_calibration, self.recipe.evaluation.latency_seconds)
+        for one in found:
+            self.reporter.message(str(one))
+        return state, found
 
     def rehearse(self) -> None:
         """Convert the model as it came, when training comes first, so that what cannot ship is known before it.

@@ -71,11 +71,6 @@ class Recipe(Schema):
         problems = list(_order_problems(self.steps))
         if not problems:
             problems = self.conversion.problems_with(self.number_format)
-            if self.conversion.faster and self.steps[-1].trains:
-                problems.append(
-                    f"conversion.faster rewrites the model right before its conversion, and {self.steps[-1].name} "
-                    "trains it as integers, which cannot be rewritten. Remedy: leave it off, or end with post_training"
-                )
         if problems:
             raise ValueError("\n".join(problems))
         return self

@@ -35,7 +35,8 @@ class ConversionSettings(Schema):
     faster: bool = False
     """Try exact rewrites for speed (a full-window average pooling as a mean, an early stage in space-to-depth form),
     and keep each that the converted file is measured to be faster with, by more than the noise. May cost bytes; the
-    choice holds for this machine. Only without quantization-aware training. Off by default."""
+    choice holds for this machine. Before quantization-aware training it is made on what calibration alone gives: the
+    same operators of the same shapes. Off by default."""
     c_array: bool = False
     """Also write the file as C source and header, for TensorFlow Lite Micro. Off by default."""
     time_limit_s: float | None = Field(default=None, gt=0)
