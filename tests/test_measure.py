@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 from fixtures.models import conv_bn, inputs_for
 
@@ -9,6 +10,7 @@ from tfcompress import keras_door as kd
 from tfcompress import measure
 from tfcompress.convert.converter import float_tflite
 from tfcompress.evaluate import LatencyReport
+from tfcompress.pipeline import compress
 from tfcompress.recipe import EvaluationSettings
 from tfcompress.shipping import Shipment
 from tfcompress.vocabulary.evidence import AgreementEvidence
@@ -82,6 +84,30 @@ def test_the_layer_that_a_large_difference_comes_from_is_named(shipment, far):
     assert found.worst_layer == "relu_c1_1"
     assert found.worst_layer_error > 0.1
     assert "rises most at layer relu_c1_1" in reporter.messages[0]
+
+
+def test_a_bidirectional_lstms_error_in_int8_is_found_and_told_with_the_layer(tmp_path):
+    """The converter's int8 kernels for it are off; nothing but the comparison of outputs shows that."""
+    layers = kd.keras.layers
+    kd.keras.utils.set_random_seed(0)
+    series = layers.Input((4, 3), name="series")
+    x = layers.Dense(4, activation="relu", name="front")(series)
+    x = layers.Bidirectional(layers.LSTM(4), name="both")(x)
+    model = kd.keras.Model(series, layers.Dense(4, activation="softmax", name="out")(x))
+    model.set_weights([2 * weight for weight in model.get_weights()])
+    rng, reporter = np.random.default_rng(0), Heard()
+    data = rng.normal(size=(300, 4, 3)).astype(np.float32), rng.integers(0, 4, 300)
+    fast = ["evaluation.latency_seconds=0.05", "evaluation.threads=1", "data.preprocessing=raw"]
+    result = compress(model, data, "ptq_int8", overrides=fast, out=tmp_path / "run", reporter=reporter)
+    evidence = result.evidence
+    assert evidence.artifact.full_integer
+    assert evidence.agreement.mean_steps > 10
+    assert evidence.agreement.worst_layer == "both"
+    share = f"{evidence.agreement.worst_layer_error:.1%} of its output"
+    assert evidence.agreement.worst_layer_error > 0.3
+    assert any(f"rises most at layer both, to {share}" in message for message in reporter.messages)
+    card = (result.folder / "card.md").read_text()
+    assert f"| where the error rises most |  | layer both, to {share} |" in card
 
 
 @pytest.mark.parametrize("near", [{}, {"argmax": None}])

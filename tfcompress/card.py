@@ -82,6 +82,9 @@ def figures(evidence: Evidence) -> list[tuple[str, str, str]]:
             f"mean {agreement.mean_steps:.3f}, largest {agreement.max_steps:.0f}{same}",
         )
     )
+    if agreement.worst_layer is not None:
+        where = f"layer {agreement.worst_layer}, to {agreement.worst_layer_error:.1%} of its output"
+        rows.append(("where the error rises most", "", where))
     return rows
 
 
