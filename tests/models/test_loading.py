@@ -341,6 +341,31 @@ class TestClone:
         copy, x = clone(model), np.ones((1, 4, 2), np.float32)
         np.testing.assert_array_equal(copy(x), model(x))
 
+    @pytest.mark.parametrize("kind", ["LSTM", "GRU", "SimpleRNN", "Bidirectional"])
+    def test_recurrent_layers_that_drop_states(self, kind):
+        layers = kd.keras.layers
+        inputs = kd.keras.Input((4, 2))
+        rnn = getattr(layers, kind if kind != "Bidirectional" else "LSTM")(3, dropout=0.2, recurrent_dropout=0.3)
+        rnn = layers.Bidirectional(rnn) if kind == "Bidirectional" else rnn
+        model = kd.keras.Model(inputs, layers.Dense(2, activation=cubed)(rnn(inputs)))
+        copy, x = clone(model), np.ones((1, 4, 2), np.float32)
+        np.testing.assert_array_equal(copy(x), model(x))
+        assert fingerprint(copy) == fingerprint(model)
+
+
+class Odd(kd.keras.layers.Layer):
+    """A layer whose config is what its constructor took, and no JSON."""
+
+    def __init__(self, value, **more):
+        super().__init__(**more)
+        self.value = value
+
+    def get_config(self):
+        return {**super().get_config(), "value": self.value}
+
+    def call(self, inputs):
+        return inputs
+
 
 class TestFingerprint:
     """One number for architecture and weights."""
@@ -364,6 +389,12 @@ class TestFingerprint:
 
         assert one("a", "relu") == one("a", "relu")
         assert len({one("a", "relu"), one("a", "tanh"), one("b", "relu")}) == 3
+
+    def test_all_layers_whose_config_is_no_json_are_named(self):
+        nested = kd.keras.Sequential([Odd(object(), name="inner", input_shape=(2,))], name="nested")
+        model = kd.keras.Sequential([Odd(object(), name="first", input_shape=(2,)), nested, Odd(3, name="fine")])
+        with pytest.raises(ModelError, match=r"first \(Odd\), inner \(Odd\) does not: .*Remedy: "):
+            fingerprint(model)
 
     def test_compiling_does_not_change_it(self, model):
         before = fingerprint(model)

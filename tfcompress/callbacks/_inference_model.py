@@ -29,7 +29,7 @@ def inference_model(model: Any) -> Any:
             f"Received: {model.name!r} ({type(model).__name__}). Remedy: give its first layer an `input_shape`, "
             "or rebuild a subclassed model with `tf_keras.Model(inputs, outputs)`."
         )
-    if any(isinstance(part, STRIPPABLE) for part in model.submodules):
+    if any(isinstance(part, STRIPPABLE) for part in model._flatten_layers()):
         return _stripped(model)
     return kd.keras.Model(model.inputs, model.outputs, name=model.name)
 
@@ -43,7 +43,7 @@ def randomness_kept(model: Any) -> Iterator[None]:
     """
     generators = [random, *filter(None, [getattr(backend._SEED_GENERATOR, "generator", None)])]
     states = [generator.getstate() for generator in generators]
-    parts = [value for layer in model.submodules for value in vars(layer).values()]
+    parts = [value for layer in model._flatten_layers() for value in vars(layer).values()]
     seeded = [part for part in parts if isinstance(part, backend.RandomGenerator)]
     seeds = [part._seed for part in seeded]
     try:

@@ -97,7 +97,7 @@ def clone(model: Any) -> Any:
 def set_weights(layer: Any, weights: Sequence[np.ndarray]) -> None:
     """Give a layer or model `weights` in Keras' order; its Normalizations take theirs up at once."""
     layer.set_weights(weights)
-    for part in (layer, *layer.submodules):
+    for part in layer._flatten_layers():
         if isinstance(part, kd.keras.layers.experimental.preprocessing.PreprocessingLayer):
             part.finalize_state()
 
@@ -106,14 +106,41 @@ def fingerprint(model: Any) -> str:
     """The SHA-256, in hexadecimal, of the model's architecture (names included) and of every weight's bytes.
 
     Equal for two loads of one file and for a model and its `clone`; different when one weight differs.
+
+    Raises:
+        ModelError: the config of a layer cannot be written as JSON; all such layers are named.
     """
-    # The JSON form, because configs hold tuples, numpy numbers and functions; without the version of Keras in it.
-    config = json.loads(model.to_json())["config"]
+    config = _plain_config(model)
     digest = hashlib.sha256(json.dumps(config, sort_keys=True).encode())
     for value in model.get_weights():
         digest.update(f"{value.dtype.name}{value.shape}".encode())
         digest.update(np.ascontiguousarray(value).tobytes())
     return digest.hexdigest()
+
+
+def _plain_config(model: Any) -> Any:
+    """The config of `model` in JSON's types, because configs hold tuples, numpy numbers and functions."""
+    try:
+        # Without the version of Keras that stands beside it.
+        return json.loads(model.to_json())["config"]
+    except Exception as error:  # A user's own class may fail in any way.
+        odd = [f"{layer.name} ({type(layer).__name__})" for layer in _layers(model) if not _is_plain(layer)]
+        raise ModelError(
+            f"A layer's `get_config()` must give what JSON can hold. That of {', '.join(odd) or model.name} does not: "
+            f"{error}. Remedy: give numbers, texts, lists and dicts of them there, and make the object from them in "
+            "`from_config`."
+        ) from error
+
+
+def _is_plain(layer: Any) -> bool:
+    """Whether the config of `layer` can be written as JSON; of a nested model, its layers are asked."""
+    if isinstance(layer, kd.keras.Model):
+        return True
+    try:
+        json.dumps(layer.get_config(), default=kd.keras.src.saving.legacy.saved_model.json_utils.get_json_type)
+    except Exception:  # As above.
+        return False
+    return True
 
 
 def classes_of(model: Any) -> int | None:
@@ -216,7 +243,8 @@ def custom_objects(layer: Any) -> dict[str, Any]:
     What `tf_keras.utils.custom_object_scope` needs to make the layer again.
     """
     found, seen = {}, set()
-    pending = [layer, *layer.submodules]
+    # Not its `submodules`: TensorFlow cannot walk what a recurrent layer with `recurrent_dropout` keeps.
+    pending = list(layer._flatten_layers())
     while pending:
         value = pending.pop()
         if inspect.isfunction(value):
