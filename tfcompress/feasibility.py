@@ -282,8 +282,7 @@ def _samples(model: Any) -> np.ndarray:
     """A few random inputs that `model` takes, `[n, ...]`: token ids where an Embedding looks them up."""
     shape = (_SAMPLES, *(size or _LENGTH for size in model.input_shape[1:]))
     rng = np.random.default_rng(0)
-    layers = [*model.layers, *model.submodules]
-    tables = [layer.input_dim for layer in layers if isinstance(layer, kd.keras.layers.Embedding)]
+    tables = [layer.input_dim for layer in model._flatten_layers() if isinstance(layer, kd.keras.layers.Embedding)]
     if tables or model.inputs[0].dtype.is_integer:
         return rng.integers(0, min(tables, default=2), shape).astype(np.float32)
     return rng.normal(size=shape).astype(np.float32)

@@ -11,6 +11,7 @@ Example:
 """
 
 from tfcompress.models.rewrites._engine import Rewritten, rewrite
+from tfcompress.models.rewrites._graph import takers_of_inputs
 from tfcompress.models.rewrites._offers import Offer, offers
 from tfcompress.models.rewrites.base import names_of
 
@@ -19,4 +20,4 @@ ENABLING = names_of("enabling")
 FASTER = names_of("faster")
 EXPORT = names_of("export")
 
-__all__ = ["ENABLING", "EXPORT", "FASTER", "OPENING", "Offer", "Rewritten", "offers", "rewrite"]
+__all__ = ["ENABLING", "EXPORT", "FASTER", "OPENING", "Offer", "Rewritten", "offers", "rewrite", "takers_of_inputs"]

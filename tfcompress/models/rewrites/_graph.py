@@ -93,10 +93,25 @@ class Graph:
         return [user for tensor in call.outputs for user in self._users.get(_key(tensor), [])]
 
     def takers(self, call: Call) -> list[Call]:
-        """The calls that take what `call` gives, be it in another arrangement."""
-        return [
-            taker for user in self.users(call) for taker in (self.takers(user) if moves_values(user.layer) else [user])
-        ]
+        """The calls that take what `call` gives, be it in another arrangement; for a nested model, those within it."""
+        found = []
+        for user in self.users(call):
+            if moves_values(user.layer):
+                found += self.takers(user)
+            elif isinstance(user.layer, kd.keras.Model):
+                inner = Graph(user.layer)
+                found += [taker for entry in self.entries(call, user) for taker in inner.takers(inner.of_input(entry))]
+            else:
+                found.append(user)
+        return found
+
+    def entries(self, call: Call, user: Call) -> list[int]:
+        """Which inputs of the nested model that `user` calls are outputs of `call`."""
+        return [index for index, source in enumerate(self.sources(user)) if source is call]
+
+    def of_input(self, index: int) -> Call:
+        """The call that gives the model's input `index`."""
+        return self._source[_key(self.model.inputs[index])]
 
     def is_output(self, call: Call) -> bool:
         """Whether the model gives back an output of `call`."""
@@ -119,6 +134,12 @@ class Graph:
             name, number = f"{wanted}_{number}", number + 1
         self._names.add(name)
         return name
+
+
+def takers_of_inputs(model: Any) -> list[list[Any]]:
+    """For each input of `model` the layers that take it, be it in another arrangement; within nested models, theirs."""
+    graph = Graph(model)
+    return [[call.layer for call in graph.takers(graph.of_input(index))] for index in range(len(model.inputs))]
 
 
 class Part:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from tfcompress import keras_door as kd
-from tfcompress.models.rewrites._graph import Graph
+from tfcompress.models.rewrites._graph import takers_of_inputs
 
 TOLERANCE = 1e-4
 """The largest difference of outputs, relative to the largest output, that rounding is held to explain."""
@@ -27,9 +27,7 @@ def random_inputs(model: Any, seed: int = 0) -> list[np.ndarray]:
         One array for each input, `[SAMPLES, ...]`.
     """
     rng = np.random.default_rng(seed)
-    graph = Graph(model)
-    takers = {id(call.outputs[0]): graph.takers(call) for call in graph.calls if call.node.is_input}
-    return [_random(tensor, [call.layer for call in takers[id(tensor)]], rng) for tensor in model.inputs]
+    return [_random(tensor, takers, rng) for tensor, takers in zip(model.inputs, takers_of_inputs(model), strict=True)]
 
 
 def difference(before: Any, after: Any) -> float:
@@ -60,7 +58,8 @@ def _outputs(model: Any, inputs: list[np.ndarray]) -> list[np.ndarray]:
 def _random(tensor: Any, takers: list[Any], rng: np.random.Generator) -> np.ndarray:
     layers = kd.keras.layers
     shape = [tensor.shape[0] or SAMPLES, *(size or OPEN_SIZE for size in tensor.shape[1:])]
-    tables = [layer.input_dim for layer in takers if isinstance(layer, layers.Embedding)]
+    parts = [part for layer in takers for part in layer._flatten_layers()]
+    tables = [part.input_dim for part in parts if isinstance(part, layers.Embedding)]
     if tables or tensor.dtype.is_integer:
         return rng.integers(0, min(tables, default=2), shape).astype(tensor.dtype.as_numpy_dtype)
     values = rng.standard_normal(shape)
