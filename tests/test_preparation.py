@@ -15,7 +15,7 @@ from tfcompress.techniques.quantization import Quantization
 from tfcompress.vocabulary.errors import ConversionError, ModelError, RecipeError, TfcompressError
 from tfcompress.vocabulary.promises import Promise
 from tfcompress.vocabulary.reporter import Reporter
-from tfcompress.vocabulary.state import State
+from tfcompress.vocabulary.state import Effect, Lineage, Move, State
 from tfcompress.vocabulary.training import Task
 
 FAST = ["evaluation.latency_seconds=0.05", "evaluation.threads=1", "data.batch_size=32"]
@@ -63,6 +63,10 @@ def test_identity_holds_what_the_weights_depend_on_and_nothing_else(model, data)
     moved = inputs.copy()
     moved[0, 0] += 1
     promised = State(model, promises=(Promise("hidden/kernel", "zeros", 0.0, made_by="earlier"),))
+    moved_weight = State(model, lineage=Lineage().moved({"hidden/bias": Move("hidden/bias")}))
+    raised = Move("hidden/bias", {"distinct": Effect(bound_raised_by=1)})
+    changed_weight = State(model, lineage=Lineage().moved({"hidden/bias": raised}))
+    assert job(moved_weight, data, "prune_qat").identity != job(changed_weight, data, "prune_qat").identity
     others = [
         job(model, data, "prune_qat", [*FAST, "pruning.final_sparsity=0.4"]),
         job(model, data, "prune_qat", seed=1),

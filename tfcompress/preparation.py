@@ -82,7 +82,7 @@ class Job:
         return {
             "model": self.model_name if self.from_zoo else fingerprint(state.model),
             "promises": [asdict(promise) for promise in state.promises],
-            "lineage": dict(state.lineage.places),
+            "lineage": state.lineage.plain(),
             "data": [_fingerprint_of(split) for split in self.data.dataset.splits.values()],
             "preprocessing": self.data.preprocessing.model_dump(mode="json"),
             "recipe": recipe,

@@ -55,9 +55,8 @@ def write_state(folder: RunFolder, state: State, preprocessing: Preprocessing) -
         raise ModelError(
             f"A model must be one that Keras can save as .keras. {state.model.name} is not: {error}"
         ) from error
-    effects = {w: {kind: asdict(e) for kind, e in kinds.items()} for w, kinds in state.lineage.effects.items()}
-    lineage = {"places": dict(state.lineage.places), "effects": effects}
-    folder.write_json(STATE_FILE, {"promises": [asdict(promise) for promise in state.promises], "lineage": lineage})
+    promises = [asdict(promise) for promise in state.promises]
+    folder.write_json(STATE_FILE, {"promises": promises, "lineage": state.lineage.plain()})
     return path
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from types import MappingProxyType
 from typing import Any, Literal
 
@@ -93,6 +93,11 @@ class Lineage:
     def effect(self, weight: str, kind: Kind) -> Effect:
         """What became of promises of `kind` on the caller's `weight`."""
         return self.effects.get(weight, {}).get(kind, KEPT)
+
+    def plain(self) -> dict[str, Any]:
+        """Places and effects as plain values, for a file."""
+        effects = {w: {kind: asdict(effect) for kind, effect in kinds.items()} for w, kinds in self.effects.items()}
+        return {"places": dict(self.places), "effects": effects}
 
     def moved(self, moves: Mapping[str, str | Move]) -> Lineage:
         """A lineage in which every weight now at a key of `moves` is what its value says; a name alone keeps all."""
