@@ -8,7 +8,8 @@ import yaml
 from pydantic import ValidationError
 
 from tfcompress.data.preprocessing import NAMED, Preprocessing
-from tfcompress.recipe import parse_yaml, problems_in
+from tfcompress.recipe import problems_in
+from tfcompress.recipe_text import parse_yaml
 from tfcompress.vocabulary.errors import RecipeError
 
 

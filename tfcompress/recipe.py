@@ -6,24 +6,20 @@ import functools
 import operator
 from collections.abc import Iterator, Mapping, Sequence
 from difflib import get_close_matches
-from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any
 
-import yaml
 from pydantic import Field, ValidationError, model_validator
 
 from tfcompress.convert.settings import ConversionSettings
 from tfcompress.data.settings import DataSettings
 from tfcompress.fingerprints import describe
+from tfcompress.recipe_text import Lines, overridden, place, read_tree, shipped_texts, step_name
 from tfcompress.techniques.base import STAGES, Technique, techniques
 from tfcompress.vocabulary.errors import RecipeError
 from tfcompress.vocabulary.schema import Schema
 from tfcompress.vocabulary.state import NumberFormat
 from tfcompress.vocabulary.training import Fit, Task
-
-Lines = Mapping[tuple, int]
-"""The line of every key and list item of a text, by its path."""
 
 AnyTechnique = Annotated[
     functools.reduce(operator.or_, techniques().values()),
@@ -87,8 +83,7 @@ class Recipe(Schema):
 
 def shipped() -> dict[str, Path]:
     """The recipes that ship with the package, by name."""
-    folder = Path(str(resources.files("tfcompress"))) / "recipes"
-    return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
+    return shipped_texts("recipes")
 
 
 def load_recipe(source: str | Path | Mapping[str, Any] | Recipe, overrides: Sequence[str] = ()) -> Recipe:
@@ -109,17 +104,17 @@ def load_recipe(source: str | Path | Mapping[str, Any] | Recipe, overrides: Sequ
         if not overrides:
             return source
         source = source.model_dump()
-    if isinstance(source, (str, Path)):
-        origin, text = _read(source)
-        tree, lines = _parse(origin, text)
-    else:
-        origin, tree, lines = "the recipe", {**source}, {}
-    for override in overrides:
-        _override(tree, override)
+    origin, tree, lines = read_tree(source, shipped())
+    tree = overridden(tree, overrides, sections())
     try:
         return Recipe.model_validate(tree)
     except ValidationError as error:
         raise RecipeError(f"{origin} cannot run as written:\n  {problems_in(error, tree, lines)}") from None
+
+
+def sections() -> list[str]:
+    """The keys of a recipe that hold keys of their own, the steps aside."""
+    return [name for name in Recipe.model_fields if name not in ("name", "description", "steps")]
 
 
 def _order_problems(steps: Sequence[Technique]) -> Iterator[str]:
@@ -139,100 +134,6 @@ def _order_problems(steps: Sequence[Technique]) -> Iterator[str]:
         yield "steps: exactly one step must choose the file's arithmetic: quantization, or post_training"
 
 
-def _read(source: str | Path) -> tuple[str, str]:
-    known = shipped()
-    path = known.get(str(source), Path(source))
-    if not path.is_file():
-        near = get_close_matches(str(source), known, n=1)
-        hint = f" Did you mean {near[0]}?" if near else ""
-        raise RecipeError(
-            f"A recipe must be a YAML file or the name of one that ships. Received: {source}.{hint} "
-            f"These ship: {', '.join(known)}."
-        )
-    try:
-        return str(source), path.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise RecipeError(f"{source} must be text in UTF-8: {error}") from None
-
-
-def _parse(origin: str, text: str) -> tuple[dict[str, Any], Lines]:
-    """The tree of a recipe's text, named after its file, and its lines."""
-    tree, lines = parse_yaml(origin, text)
-    if not isinstance(tree, dict):
-        raise RecipeError(f"{origin} must hold a mapping with the key `steps`. Received: {type(tree).__name__}.")
-    return {"name": Path(origin).stem, **tree}, lines
-
-
-def parse_yaml(origin: str, text: str) -> tuple[Any, Lines]:
-    """What a YAML text holds, and the line of every key and list item by its path.
-
-    Raises:
-        RecipeError: it is no YAML, or a key stands twice; the message begins with `origin`.
-    """
-    try:
-        tree = yaml.safe_load(text)
-        return tree, dict(_lines(yaml.compose(text), ())) if isinstance(tree, dict) else {}
-    except yaml.YAMLError as error:
-        raise RecipeError(f"{origin} is not valid YAML: {error}") from None
-    except _TwiceError as error:
-        raise RecipeError(f"{origin}: {error}") from None
-
-
-class _TwiceError(ValueError):
-    """A key stands twice in one mapping, of which YAML would take the last silently."""
-
-
-def _lines(node: yaml.Node, path: tuple) -> Iterator[tuple[tuple, int]]:
-    if isinstance(node, yaml.MappingNode):
-        first: dict[str, int] = {}
-        for key, value in node.value:
-            line = key.start_mark.line + 1
-            if first.setdefault(key.value, line) != line:
-                raise _TwiceError(
-                    f"a key may stand once. Received: `{key.value}` in lines {first[key.value]} and {line}"
-                )
-            yield (*path, key.value), line
-            yield from _lines(value, (*path, key.value))
-    elif isinstance(node, yaml.SequenceNode):
-        for index, item in enumerate(node.value):
-            yield (*path, index), item.start_mark.line + 1
-            yield from _lines(item, (*path, index))
-
-
-def _override(tree: dict[str, Any], override: str) -> None:
-    key, equals, text = override.partition("=")
-    path = key.strip().split(".")
-    if not equals or len(path) < 2:
-        raise RecipeError(f"--set takes <step or section>.<key>=<value>. Received: {override}")
-    try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise RecipeError(f"--set {override}: the value is not valid YAML: {error}") from None
-    steps = {_step_name(step): index for index, step in enumerate(tree.get("steps") or []) if isinstance(step, dict)}
-    sections = [name for name, field in Recipe.model_fields.items() if name not in ("name", "description", "steps")]
-    if path[0] in steps:
-        # The tree may be the caller's; only copies are changed.
-        tree["steps"] = [*tree["steps"]]
-        tree["steps"][steps[path[0]]] = target = {**tree["steps"][steps[path[0]]]}
-    elif path[0] in sections:
-        tree[path[0]] = target = {**(tree.get(path[0]) or {})}
-    else:
-        raise RecipeError(
-            f"--set {override}: {path[0]} is neither a step of the recipe ({', '.join(steps)}) "
-            f"nor a section ({', '.join(sections)})."
-        )
-    for part in path[1:-1]:
-        inner = target.get(part) or {}
-        if not isinstance(inner, Mapping):
-            raise RecipeError(f"--set {override}: {part} holds the value {inner!r}, which has no keys.")
-        target[part] = target = dict(inner)
-    target[path[-1]] = value
-
-
-def _step_name(step: Mapping[str, Any]) -> str:
-    return str(step.get("name") or step.get("technique"))
-
-
 def problems_in(error: ValidationError, tree: Any, lines: Lines, schema: Any = Recipe) -> str:
     """Everything that is wrong with `tree`, each with its place, the rule and what came, a line for each.
 
@@ -248,8 +149,7 @@ def problems_in(error: ValidationError, tree: Any, lines: Lines, schema: Any = R
 def _problem(issue: Mapping[str, Any], tree: Any, lines: Lines, schema: Any) -> str:
     """One line for one pydantic issue: the place in the file, the rule, and what came."""
     path, shown = _place(issue["loc"], tree)
-    line = next((lines[path[:end]] for end in range(len(path), 0, -1) if path[:end] in lines), None)
-    where = ", ".join(filter(None, [f"line {line}" if line and lines else "", shown]))
+    where = place(lines, path, shown)
     at = f"{where}: " if where else ""
     if issue["type"] == "extra_forbidden":
         return f"{at}unknown key.{_near_key(path, tree, schema)}"
@@ -281,7 +181,7 @@ def _place(location: Sequence[str | int], tree: Any) -> tuple[tuple, str]:
             continue
         node = node[part] if inside else None
         path = (*path, part)
-        shown.append(_step_name(node) if path[:-1] == ("steps",) and isinstance(node, Mapping) else str(part))
+        shown.append(step_name(node) if path[:-1] == ("steps",) and isinstance(node, Mapping) else str(part))
     return path, ".".join(shown)
 
 
