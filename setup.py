@@ -15,7 +15,7 @@ setup(
     license="Apache-2.0",
     license_files=["LICENSE"],
     packages=find_packages(include=["tfcompress", "tfcompress.*"]),
-    package_data={"tfcompress": ["recipes/*.yaml"]},
+    package_data={"tfcompress": ["recipes/*.yaml", "spaces/*.yaml"]},
     # TensorFlow 2.21 has wheels for these interpreters only.
     python_requires=">=3.11,<3.14",
     platforms=["Linux x86-64", "Linux aarch64", "macOS arm64"],

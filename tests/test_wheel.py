@@ -20,6 +20,7 @@ def test_a_wheel_runs_the_demos_recipe_outside_the_checkout(tmp_path):
     place = tmp_path / "installed"
     install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", f"--target={place}", str(wheel)]
     subprocess.run(install, check=True, capture_output=True)
+    assert (place / "tfcompress" / "spaces" / "bits_and_sparsity.yaml").is_file()
     command = [sys.executable, "-m", "tfcompress.cli.main", "compress", "--model=lenet300", "--dataset=digits"]
     few = ["train.epochs=1", "pruning.fit.epochs=1", "quantization.fit.epochs=1", "evaluation.latency_seconds=0.05"]
     flags = ["--recipe=demo", f"--data_dir={tmp_path / 'data'}", f"--out={tmp_path / 'run'}"]
