@@ -8,7 +8,7 @@ from tfcompress.techniques.base import techniques
 from tfcompress.techniques.clustering import Clustering
 from tfcompress.techniques.pruning import Pruning
 from tfcompress.techniques.quantization import Quantization
-from tfcompress.vocabulary.errors import ModelError
+from tfcompress.vocabulary.errors import ModelError, RecipeError
 from tfcompress.vocabulary.state import State
 
 
@@ -82,3 +82,26 @@ def test_a_nested_model_is_out_of_reach_and_a_technique_without_layers_says_noth
             step.check(State(model))
     assert outcomes(Quantization(), model) == {"nested": "by calibration", "out": "yes"}
     assert techniques()["post_training"]().verdicts(model) == ()
+
+
+@pytest.mark.parametrize(
+    ("technique", "value"),
+    [("pruning", 0.3), ("clustering", 4), ("quantization", 3)],
+)
+def test_every_layer_with_values_takes_one_of_its_own_and_no_other_does(technique, value):
+    model = mixed()
+    step = techniques()[technique]()
+    names = step.layers_with_values(model)
+    assert set(names) >= {"conv", "out"}
+    assert not set(names) & {"in", "norm", "rows", "lstm"}
+    assert list(names) == [layer.name for layer in model.layers if layer.name in names]
+    step.model_copy(update={"per_layer": dict.fromkeys(names, value)}).check(State(model))
+    for other in {layer.name for layer in model.layers if layer.weights} - {*names}:
+        with pytest.raises(RecipeError, match=other):
+            step.model_copy(update={"per_layer": {other: value}}).check(State(model))
+
+
+def test_only_the_chosen_layers_have_values():
+    assert Pruning(exclude=["conv*"]).layers_with_values(mixed()) == ("out",)
+    assert Clustering(layers=["depthwise"]).layers_with_values(mixed()) == ("depthwise",)
+    assert techniques()["post_training"]().layers_with_values(mixed()) == ()

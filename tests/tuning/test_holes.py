@@ -145,6 +145,11 @@ def test_uniform_shares_draw_every_value_equally_often(raw):
     assert [drawn.count(value) for value in hole.grid()] == [1000, 1000, 1000]
 
 
+def test_a_draw_stays_in_its_range_where_floats_round():
+    # 0.3 * (0.7 / 0.3) is 0.7000000000000001.
+    assert Hole("x", "float", low=0.3, high=0.7, sampling="log").at(1.0) == 0.7
+
+
 def test_log_sampling_draws_every_decade_equally_often():
     hole = Hole("x", "float", low=1e-4, high=1.0, sampling="log")
     drawn = np.array([hole.at(share) for share in np.linspace(0, 1, 4001)])

@@ -310,6 +310,9 @@ def test_typed_steps_and_recipes_may_get_holes():
     assert load_space(Recipe(steps=steps), opened).size == 2
     space = load_space({"steps": [*steps], "data": {"batch_size": {"choice": [8, 16]}}})
     assert load_recipe(space.fill(space.default())) == Recipe(steps=steps, data={"batch_size": 16})
+    maybe = {"steps": [{"maybe": steps[0]}, steps[1]]}
+    assert load_space(maybe).fill({"pruning?": False})["steps"][0]["technique"] == "post_training"
+    assert load_space(maybe).identity() == load_space(maybe).identity()
 
 
 def test_the_source_is_left_alone_and_filled_trees_are_new():
@@ -454,7 +457,10 @@ def test_a_mistake_beside_the_holes_is_said_once_and_without_values():
         ({"conversion": {"input_type": {"choice": ["int8", "float32"]}}}, "for the application to say"),
         ({"steps": {"one_of": [[], []]}}, "stand in place of a single step"),
         ({"steps": [{"choice": [{"technique": "pruning"}]}]}, "in place of a step stand {maybe"),
-        ({"steps": [{"technique": {"choice": ["pruning", "clustering"]}}]}, "Remedy: one_of in place of the step"),
+        (
+            {"steps": [{"technique": {"choice": ["pruning", "clustering"]}}]},
+            "steps.0.technique: a hole cannot stand here",
+        ),
         ({"steps": [{"technique": "pruning", "name": {"choice": ["a", "b"]}}]}, "step's holes are called by"),
         ({"steps": [{"maybe": {"maybe": {"technique": "pruning"}}}]}, "maybe takes one step, or one_of several"),
         ({"steps": [{"maybe": "pruning"}]}, "maybe takes one step, or one_of several. Received: pruning"),

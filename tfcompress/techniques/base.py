@@ -108,6 +108,11 @@ class Technique(Schema):
         del model
         return ()
 
+    def layers_with_values(self, model: Any) -> tuple[str, ...]:
+        """The layers of `model` that `per_layer` may give values of their own, in order; none without such values."""
+        del model
+        return ()
+
     def check(self, state: State) -> None:
         """Refuse a model this step cannot work on, before anything is trained.
 

@@ -74,6 +74,10 @@ class Clustering(Technique):
         """Which layers can be given shared values."""
         return tuple(self._verdict(layer) for layer in model.layers)
 
+    def layers_with_values(self, model: Any) -> tuple[str, ...]:
+        """The layers to cluster."""
+        return tuple(self._chosen(model))
+
     def check(self, state: State) -> None:
         """Refuse patterns that match no layer, models that hold other models, and 2 clusters where zeros are kept."""
         self._clusters(state)

@@ -98,6 +98,10 @@ class Pruning(Technique):
         """Which layers can be given zeros."""
         return tuple(self._verdict(model, layer) for layer in model.layers)
 
+    def layers_with_values(self, model: Any) -> tuple[str, ...]:
+        """The layers to prune."""
+        return tuple(self._kernels(model))
+
     def check(self, state: State) -> None:
         """Refuse patterns that match no layer, and layers that the pattern of zeros does not fit."""
         self._kernels(state.model)

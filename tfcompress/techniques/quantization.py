@@ -69,6 +69,10 @@ class Quantization(Technique):
         """Which layers are trained as integers, and which are left to calibration."""
         return tuple(_verdict(model, layer) for layer in model.layers)
 
+    def layers_with_values(self, model: Any) -> tuple[str, ...]:
+        """The layers whose weights are trained as integers."""
+        return tuple(quantizable_weights(model))
+
     def check(self, state: State) -> None:
         """Refuse a model without a weight to train as integers, and what its other layers cannot be given."""
         weights = quantizable_weights(state.model)

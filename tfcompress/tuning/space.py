@@ -18,7 +18,7 @@ from tfcompress.fingerprints import describe
 from tfcompress.recipe import Recipe, problems_in, sections, shipped
 from tfcompress.recipe_text import Lines, overridden, read_tree, shipped_texts
 from tfcompress.tuning.holes import SYNTAX, Hole
-from tfcompress.tuning.template import Branch, Layers, filled, holes_in, lines_of_filled, read_template
+from tfcompress.tuning.template import Absent, Branch, Layers, filled, holes_in, lines_of_filled, read_template
 from tfcompress.vocabulary.errors import RecipeError
 
 
@@ -270,4 +270,6 @@ def _plain(node: Any) -> Any:
         return {str(key): _plain(inner) for key, inner in node.items()}
     if isinstance(node, (list, tuple)):
         return [_plain(inner) for inner in node]
+    if node is Absent.STEP:
+        return node.value
     return node if node is None or isinstance(node, (bool, int, float, str)) else describe(node)

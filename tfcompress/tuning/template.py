@@ -29,7 +29,9 @@ Layers = Callable[[Technique], Sequence[str]]
 """The names of the layers that a step can work on, in the model's order."""
 
 
-class _Absent(Enum):
+class Absent(Enum):
+    """What stands in place of an optional step that is not there."""
+
     STEP = "no step"
 
 
@@ -71,7 +73,7 @@ def filled(node: Any, values: Mapping[str, Any]) -> Any:
         return {key: filled(inner, values) for key, inner in node.items()}
     if isinstance(node, (list, tuple)):
         items = (filled(inner, values) for inner in node)
-        return [item for item in items if item is not _Absent.STEP]
+        return [item for item in items if item is not Absent.STEP]
     return node
 
 
@@ -90,7 +92,7 @@ def _origins(node: Any, values: Mapping[str, Any], path: tuple, origin: tuple) -
     yield path, origin
     absent = 0
     for key, inner in _items(node):
-        if filled(inner, values) is _Absent.STEP:
+        if filled(inner, values) is Absent.STEP:
             absent += 1
             continue
         here = key - absent if isinstance(node, (list, tuple)) else key
@@ -260,7 +262,7 @@ class _Reader:
         steps = inner.get("one_of") if "technique" not in inner else [inner]
         hole = Hole(f"{_names(steps)}?", "bool", default=True, parent=at.parent)
         there = self._step(inner, at.within("maybe", parent=(hole.name, True)))
-        return self._branch(raw, at, hole, {False: _Absent.STEP, True: there}, {False: (), True: ("maybe",)})
+        return self._branch(raw, at, hole, {False: Absent.STEP, True: there}, {False: (), True: ("maybe",)})
 
     def _one_of_steps(self, raw: Mapping[str, Any], at: _Place) -> Any:
         steps = raw["one_of"]
