@@ -1,4 +1,4 @@
-"""The one place that brings in TensorFlow, both Keras, tfmot, TFDS and LiteRT, each when it is first needed.
+"""The one place that brings in TensorFlow, both Keras, tfmot, KerasTuner, TFDS and LiteRT, each when first needed.
 
 Other modules write ``from tfcompress import keras_door as kd`` and then ``kd.tf``, ``kd.keras``,
 ``kd.tfmot``, ``kd.tfds`` or ``kd.litert``. Importing this module costs nothing; the first use of a name costs its
@@ -21,6 +21,7 @@ _MODULES = {
     "tf": "tensorflow",
     "keras": "tf_keras",
     "keras_3": "keras",
+    "keras_tuner": "keras_tuner",
     "tfmot": "tensorflow_model_optimization",
     "litert": "ai_edge_litert.interpreter",
     "tfds": "tensorflow_datasets",

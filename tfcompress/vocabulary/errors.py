@@ -35,3 +35,7 @@ class PromiseError(TfcompressError):
 
 class RunFolderError(TfcompressError):
     """A run folder cannot be written, or belongs to another run."""
+
+
+class SearchError(TfcompressError):
+    """A search cannot run as asked: an unknown objective, bound or oracle, or records that do not fit it."""
