@@ -528,6 +528,37 @@ def test_values_that_are_missing_foreign_or_of_no_hole_are_refused_at_once():
         assert expected in str(caught.value)
 
 
+words = st.sampled_from(
+    ["choice", "int", "float", "bool", "maybe", "one_of", "default", "step", "technique", "name", "fit", "epochs"]
+    + ["per_layer", "final_sparsity", "pruning", "quantization", "steps", "data", "augment", "chioce"]
+)
+scalars = st.one_of(words, st.none(), st.booleans(), st.integers(-3, 9), st.floats())
+anything = st.recursive(
+    scalars, lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(words, inner, max_size=3))
+)
+anywhere = st.fixed_dictionaries(
+    {"technique": st.sampled_from(["pruning", "quantization"])},
+    optional={"per_layer": anything, "fit": anything, "final_sparsity": anything, "weight_bits": anything},
+)
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    st.one_of(
+        st.dictionaries(words, anything),
+        st.fixed_dictionaries({"steps": anything}),
+        st.fixed_dictionaries({"steps": st.lists(st.one_of(anywhere, anything), max_size=3)}),
+    )
+)
+def test_whatever_is_written_is_a_space_or_refused_with_words(tree):
+    try:
+        space = load_space(tree, layers=layers)
+        assume(len(space.holes) < 20)
+        space.check()
+    except RecipeError as error:
+        assert str(error)
+
+
 def test_names_of_files_and_texts_that_cannot_be_read():
     assert "Did you mean bits_and_sparsity?" in refused("bits_and_sparsty")
 

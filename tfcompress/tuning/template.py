@@ -229,7 +229,7 @@ class _Reader:
 
     def _per_layer(self, raw: Any, step: Mapping[str, Any], at: _Place) -> Any:
         """A hole for each layer, where one stands in place of the mapping of layers."""
-        known = techniques().get(step.get("technique"))
+        known = techniques().get(str(step.get("technique")))
         one_for_all = isinstance(raw, Mapping) and kind_of(raw) in ("choice", "int", "float", "bool")
         if not one_for_all or known is None or "per_layer" not in known.model_fields:
             return self._value(raw, at)
