@@ -1,5 +1,6 @@
 """A space is every recipe that its holes can make: nothing twice, nothing that cannot run, nothing forgotten."""
 
+import contextlib
 import copy
 import itertools
 import json
@@ -529,8 +530,28 @@ def test_values_that_are_missing_foreign_or_of_no_hole_are_refused_at_once():
 
 
 words = st.sampled_from(
-    ["choice", "int", "float", "bool", "maybe", "one_of", "default", "step", "technique", "name", "fit", "epochs"]
-    + ["per_layer", "final_sparsity", "pruning", "quantization", "steps", "data", "augment", "chioce"]
+    [
+        "choice",
+        "int",
+        "float",
+        "bool",
+        "maybe",
+        "one_of",
+        "default",
+        "step",
+        "technique",
+        "name",
+        "fit",
+        "epochs",
+        "per_layer",
+        "final_sparsity",
+        "pruning",
+        "quantization",
+        "steps",
+        "data",
+        "augment",
+        "chioce",
+    ]
 )
 scalars = st.one_of(words, st.none(), st.booleans(), st.integers(-3, 9), st.floats())
 anything = st.recursive(
@@ -551,12 +572,11 @@ anywhere = st.fixed_dictionaries(
     )
 )
 def test_whatever_is_written_is_a_space_or_refused_with_words(tree):
-    try:
+    # Any other exception fails the test.
+    with contextlib.suppress(RecipeError):
         space = load_space(tree, layers=layers)
         assume(len(space.holes) < 20)
         space.check()
-    except RecipeError as error:
-        assert str(error)
 
 
 def test_names_of_files_and_texts_that_cannot_be_read():
