@@ -104,7 +104,7 @@ def test_a_call_during_a_call_has_a_child_of_its_own():
     call(functions.count_to, 1, progress=lambda *_: inner.append(call(functions.pid)))
     assert inner[0] != outer
     # Only one of the two waits for more.
-    assert len(contained._idle) == 1
+    assert len(contained._shared._idle) == 1
     assert len(contained._all) == 1
 
 
@@ -198,3 +198,20 @@ else:
 def test_an_evaluation_fails_as_an_evaluation():
     with pytest.raises(EvaluationError, match="Opening"):
         contained.call(functions.fail, stage="Opening", error=EvaluationError, remedy="none.")
+
+
+def test_as_many_children_wait_as_are_to_be_kept_and_they_see_what_they_are_to():
+    children = contained.Children(keep=2, environment={"TFCOMPRESS_TEST": "seen"})
+
+    def nested(depth):
+        if depth:
+            children.call(functions.count_to, 1, progress=lambda *_: nested(depth - 1), **WORDS)
+
+    nested(3)
+    waiting = {child._process.pid for child in children._idle}
+    assert len(waiting) == 2
+    assert children.call(functions.pid, **WORDS) in waiting
+    assert children.call(os.getenv, "TFCOMPRESS_TEST", **WORDS) == "seen"
+    children.end_idle()
+    assert children.call(functions.pid, **WORDS) not in waiting
+    children.end_idle()

@@ -7,7 +7,7 @@ Calls made at the same time from several threads have a child each.
 
 The child is a new interpreter (no fork: TensorFlow's threads do not survive one; no `multiprocessing`, which would run
 the caller's script again). It ends when this process ends, however that happens, and holds none of its open files.
-It sees no GPU: conversion needs none, and would take the memory that training needs.
+Unless asked otherwise it sees no GPU: conversion needs none, and would take the memory that training needs.
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+import weakref
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from multiprocessing.connection import Pipe
 from pathlib import Path
@@ -41,6 +42,7 @@ _RAISE_IT = "raise the limit, or make the task smaller."
 _LAST_LINES = 8
 _WATCH_S = 0.05
 _STATM = Path("/proc/self/statm")
+_NO_GPU: Mapping[str, str] = {"CUDA_VISIBLE_DEVICES": "-1"}
 
 
 @dataclass(frozen=True)
@@ -59,81 +61,6 @@ class Limits:
     memory_mb: float | None = None
 
 
-def call(
-    function: Callable[..., Any],
-    *arguments: Any,
-    stage: str,
-    error: type[TfcompressError],
-    remedy: str,
-    limits: Limits | None = None,
-    progress: Progress | None = None,
-) -> Any:
-    """``function(*arguments)`` in the child.
-
-    Args:
-        function: of the top level of a module that can be imported (not of a script).
-        *arguments: what can be pickled.
-        stage: what is being done, for messages: "Converting the model to int8". The function can say more with `at`.
-        error: raised when the child does not return.
-        remedy: what a person can do then; one sentence.
-        limits: what the call may use. Defaults to no limits.
-        progress: told of what the function tells its keyword argument `progress`, which it then gets. Defaults to
-            none.
-
-    Returns:
-        What the function returned.
-
-    Raises:
-        error: native code ended the child, a limit was exceeded, or the function raised an exception that is none of
-            tfcompress. The message says the stage and the last lines that the child wrote.
-        TfcompressError: the function raised it.
-
-    Example:
-        >>> call(len, b"abc", stage="Counting", error=TfcompressError, remedy="Count again.")
-        3
-    """
-    limits = limits or Limits()
-    if limits.memory_mb is not None and not _STATM.exists():
-        raise error(f"{stage}: a memory limit needs Linux's /proc, and this system has none. Remedy: leave it out.")
-    request = pickle.dumps((_name(function), arguments, progress is not None), protocol=5)
-    child = _take()
-    try:
-        outcome, value = child.run(request, limits, progress)
-    except _EndedError as end:
-        child.end()
-        raise error(_message(stage, child.at, end.reason, child.said(), end.remedy or remedy)) from None
-    except BaseException:
-        # An interrupt, or the progress callback failed: what the child is at is of no use to anyone.
-        child.end()
-        raise
-    said = child.said()
-    _give_back(child)
-    if outcome == "returned":
-        return value
-    if outcome == "raised":
-        raise value
-    raise error(_message(stage, child.at, value, said, remedy))
-
-
-def warm_up(function: Callable[[], Any]) -> None:
-    """Let the child do what a later call will need, such as imports, while this process does something else.
-
-    Args:
-        function: as that of `call`, but what comes of it is ignored.
-    """
-    with _lock:
-        if not _idle or not _idle[-1].alive:
-            _idle[:] = [_Child()]
-        _idle[-1].prepare(_name(function))
-
-
-def end_idle() -> None:
-    """End the child that waits for the next call, and give its memory back; the next call starts another."""
-    with _lock:
-        while _idle:
-            _idle.pop().end()
-
-
 class _EndedError(Exception):
     """The child ended, or had to be ended, before it answered."""
 
@@ -146,7 +73,7 @@ class _EndedError(Exception):
 class _Child:
     """One child process and the ways to it."""
 
-    def __init__(self) -> None:
+    def __init__(self, environment: Mapping[str, str]) -> None:
         self.at = ""
         path = json.dumps([str(entry) for entry in sys.path])
         self._output = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the child
@@ -161,7 +88,7 @@ class _Child:
                 stdout=self._output,
                 stderr=self._output,
                 pass_fds=(theirs.fileno(), lifeline),
-                env=os.environ | {"CUDA_VISIBLE_DEVICES": "-1"},
+                env={**os.environ, **environment},
                 # An interrupt from the terminal is for this process, which then ends the child.
                 start_new_session=True,
             )
@@ -246,41 +173,142 @@ class _Child:
         self._process.returncode = 0
 
 
-_lock = threading.Lock()
-_idle: list[_Child] = []
 _all: set[_Child] = set()
+_all_children: weakref.WeakSet[Children] = weakref.WeakSet()
 
 
-def _take() -> _Child:
-    with _lock:
-        while _idle:
-            child = _idle.pop()
-            if child.alive:
-                return child
+class Children:
+    """Child processes for calls, each with its libraries loaded, that wait for the next one.
+
+    Args:
+        keep: how many wait at most; those beyond it end with their call. Defaults to 1.
+        environment: variables that a child has other than this process. Defaults to those that hide all GPUs.
+    """
+
+    def __init__(self, keep: int = 1, environment: Mapping[str, str] = _NO_GPU) -> None:
+        self._keep = keep
+        self._environment = environment
+        self._lock = threading.Lock()
+        self._idle: list[_Child] = []
+        _all_children.add(self)
+
+    def call(
+        self,
+        function: Callable[..., Any],
+        *arguments: Any,
+        stage: str,
+        error: type[TfcompressError],
+        remedy: str,
+        limits: Limits | None = None,
+        progress: Progress | None = None,
+    ) -> Any:
+        """``function(*arguments)`` in a child.
+
+        Args:
+            function: of the top level of a module that can be imported (not of a script).
+            *arguments: what can be pickled.
+            stage: what is being done, for messages: "Converting the model to int8". The function can say more with
+                `at`.
+            error: raised when the child does not return.
+            remedy: what a person can do then; one sentence.
+            limits: what the call may use. Defaults to no limits.
+            progress: told of what the function tells its keyword argument `progress`, which it then gets. Defaults to
+                none.
+
+        Returns:
+            What the function returned.
+
+        Raises:
+            error: native code ended the child, a limit was exceeded, or the function raised an exception that is none
+                of tfcompress. The message says the stage and the last lines that the child wrote.
+            TfcompressError: the function raised it.
+
+        Example:
+            >>> call(len, b"abc", stage="Counting", error=TfcompressError, remedy="Count again.")
+            3
+        """
+        limits = limits or Limits()
+        if limits.memory_mb is not None and not _STATM.exists():
+            raise error(f"{stage}: a memory limit needs Linux's /proc, and this system has none. Remedy: leave it out.")
+        request = pickle.dumps((_name(function), arguments, progress is not None), protocol=5)
+        child = self._take()
+        try:
+            outcome, value = child.run(request, limits, progress)
+        except _EndedError as end:
             child.end()
-    return _Child()
+            raise error(_message(stage, child.at, end.reason, child.said(), end.remedy or remedy)) from None
+        except BaseException:
+            # An interrupt, or the progress callback failed: what the child is at is of no use to anyone.
+            child.end()
+            raise
+        said = child.said()
+        self._give_back(child)
+        if outcome == "returned":
+            return value
+        if outcome == "raised":
+            raise value
+        raise error(_message(stage, child.at, value, said, remedy))
+
+    def warm_up(self, function: Callable[[], Any]) -> None:
+        """Let a child do what a later call will need, such as imports, while this process does something else.
+
+        Args:
+            function: as that of `call`, but what comes of it is ignored.
+        """
+        with self._lock:
+            if not self._idle or not self._idle[-1].alive:
+                self._idle[-1:] = [_Child(self._environment)]
+            self._idle[-1].prepare(_name(function))
+
+    def end_idle(self) -> None:
+        """End the children that wait for a call, and give their memory back; the next call starts another."""
+        with self._lock:
+            while self._idle:
+                self._idle.pop().end()
+
+    def _take(self) -> _Child:
+        with self._lock:
+            while self._idle:
+                child = self._idle.pop()
+                if child.alive:
+                    return child
+                child.end()
+        return _Child(self._environment)
+
+    def _give_back(self, child: _Child) -> None:
+        with self._lock:
+            if len(self._idle) < self._keep:
+                self._idle.append(child)
+                return
+        child.end()
+
+    def _forget(self) -> None:
+        """In a fork of the process that started them: leave them to that one."""
+        self._lock = threading.Lock()
+        self._idle.clear()
 
 
-def _give_back(child: _Child) -> None:
-    with _lock:
-        if not _idle:
-            _idle.append(child)
-            return
-    child.end()
+_shared = Children()
+call, warm_up, end_idle = _shared.call, _shared.warm_up, _shared.end_idle
+"""Those of the children that conversion and interpretation share."""
 
 
 def _after_fork() -> None:
     """A fork has copies of the ways to the children: with them open, these would not see their parent's end."""
-    global _lock
-    _lock = threading.Lock()
     for child in _all:
         child.forget()
     _all.clear()
-    _idle.clear()
+    for children in _all_children:
+        children._forget()
+
+
+def _end_all() -> None:
+    for child in tuple(_all):
+        child.end()
 
 
 os.register_at_fork(after_in_child=_after_fork)
-atexit.register(end_idle)
+atexit.register(_end_all)
 
 
 def _name(function: Callable[..., Any]) -> str:
