@@ -51,7 +51,7 @@ def figures(evidence: Evidence) -> list[tuple[str, str, str]]:
     if metric is not None:
         rows.append(
             (
-                f"{metric.name}, {metric.count} test samples",
+                f"{metric.name}, {metric.count} {metric.split} samples",
                 f"{metric.float:.4f}",
                 f"{metric.artifact:.4f} ± {metric.standard_error:.4f}",
             )

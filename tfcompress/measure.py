@@ -27,7 +27,7 @@ from tfcompress.evaluate import (
     predict,
     score,
 )
-from tfcompress.recipe import EvaluationSettings
+from tfcompress.recipe import EvaluationSettings, Recipe
 from tfcompress.shipping import Shipment
 from tfcompress.vocabulary.evidence import (
     AgreementEvidence,
@@ -39,7 +39,6 @@ from tfcompress.vocabulary.evidence import (
     TensorEvidence,
 )
 from tfcompress.vocabulary.reporter import Reporter
-from tfcompress.vocabulary.training import Task
 
 # Beyond these, outputs are far apart.
 _NEAR_STEPS = 2.0
@@ -115,20 +114,22 @@ def predictions(
     """Run all three on the same samples; the artifact gets its own inputs where it does the preprocessing."""
     return Predictions(
         targets=targets,
-        float=predict(float_path, inputs, progress=partial(reporter.progress, "float file on the test split")),
+        float=predict(float_path, inputs, progress=partial(reporter.progress, "float file on the samples")),
         artifact=predict(artifact_path, artifact_inputs, progress=partial(reporter.progress, "artifact likewise")),
         keras=np.asarray(model.predict(inputs, batch_size=256, verbose=0)),
     )
 
 
-def metric_evidence(task: Task, outputs: Predictions, *, from_logits: bool) -> MetricEvidence | None:
+def metric_evidence(recipe: Recipe, outputs: Predictions, *, from_logits: bool) -> MetricEvidence | None:
     """The task's metric of both files, whose outputs may be logits; None without labels."""
+    task = recipe.task
     if outputs.targets is None:
         return None
     of_float = score(task, outputs.targets, outputs.float, from_logits=from_logits)
     of_artifact = score(task, outputs.targets, outputs.artifact, from_logits=from_logits)
     return MetricEvidence(
         name=of_artifact.name,
+        split=recipe.evaluation.split,
         count=of_artifact.count,
         float=of_float.value,
         artifact=of_artifact.value,

@@ -258,18 +258,18 @@ class _Run:
 
     def _evidence(self, state: State, float_path: Path, artifact: Path, shipment: Shipment) -> Evidence:
         job = self.job
-        test, preprocessing = job.data.dataset.test, job.data.preprocessing
+        split, preprocessing = job.data.dataset.splits[job.recipe.evaluation.split], job.data.preprocessing
         in_graph = job.recipe.conversion.preprocessing_in_graph
-        inputs = preprocessing.apply(test.inputs)
-        raw = test.inputs.astype(np.float32) if in_graph else inputs
-        outputs = measure.predictions(float_path, artifact, state.model, inputs, raw, test.targets, job.reporter)
+        inputs = preprocessing.apply(split.inputs)
+        raw = split.inputs.astype(np.float32) if in_graph else inputs
+        outputs = measure.predictions(float_path, artifact, state.model, inputs, raw, split.targets, job.reporter)
         self.folder.write_arrays("predictions.npz", outputs.arrays())
         latency = measure.latency_evidence(float_path, artifact, job.recipe.evaluation, job.reporter)
         agreed = measure.agreement_evidence(artifact, outputs)
         of_float = measure.float_evidence(float_path, latency)
         of_artifact = measure.artifact_evidence(artifact, shipment, latency)
         return Evidence(
-            metric=measure.metric_evidence(job.recipe.task, outputs, from_logits=job.data.from_logits),
+            metric=measure.metric_evidence(job.recipe, outputs, from_logits=job.data.from_logits),
             agreement=measure.explained(agreed, shipment, state.model, inputs, raw, job.reporter),
             float=of_float,
             artifact=of_artifact,

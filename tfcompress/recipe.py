@@ -7,7 +7,7 @@ import operator
 from collections.abc import Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError, model_validator
 
@@ -32,6 +32,8 @@ class EvaluationSettings(Schema):
 
     latency_seconds: float = Field(default=3.0, gt=0, le=600)
     """Time given to each latency measurement. Defaults to 3."""
+    split: Literal["test", "validation"] = "test"
+    """What the metric is measured on. Defaults to test; validation where the figures are to decide something."""
     threads: int | None = Field(default=None, ge=1)
     """Threads of the second latency measurement, the first having one. Defaults to the machine's cores."""
 

@@ -50,6 +50,7 @@ def load_data(
               a bare name that TFDS knows means TFDS: write `./mnist` for a folder of that name;
             - an .npz file with `x_train`, `y_train`, `x_test`, `y_test` and optionally `x_val`, `y_val`; or `x` and
               `y`; or, unlabelled, `x` or `x_train`;
+            - a `Dataset`, which is given back as it is;
             - in Python: arrays ``(x, y)``, an unlabelled `x` or ``(x,)``, ``{"train": (x, y), "test": (x, y)}`` and
               optionally `"validation"`, or a finite iterable of unlabelled samples.
 
@@ -82,6 +83,9 @@ def load_data(
     shape = tuple(input_shape or ())
     is_image = len(shape) == 3
     size = shape[:2] if is_image and None not in shape[:2] else None
+    if isinstance(source, Dataset):
+        _check_settings(source, settings)
+        return source
     if isinstance(source, (str, os.PathLike)):
         name = str(source)
         path = _existing_path(source)
@@ -97,10 +101,15 @@ def load_data(
         found = Found(splits_of_mapping(source) if isinstance(source, Mapping) else splits_of_arrays(source), None)
     splits, encoding = _encoded(found, settings, input_dtype)
     dataset = assemble(name, splits, settings=settings, seed=seed, class_names=found.class_names, encoding=encoding)
+    _check_settings(dataset, settings)
+    return dataset
+
+
+def _check_settings(dataset: Dataset, settings: DataSettings) -> None:
+    """Refuse augmentation and preprocessing that the inputs cannot take."""
     settings.augment.check(dataset.input_shape)
     if isinstance(settings.preprocessing, Preprocessing):
         settings.preprocessing.check(dataset.input_shape, dataset.train.inputs.dtype)
-    return dataset
 
 
 def _encoded(

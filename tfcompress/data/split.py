@@ -31,6 +31,10 @@ class Split:
                 f"Every input needs one target. Received: {len(self.inputs)} inputs and {len(self.targets)} targets."
             )
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Without the tensors, which are made again.
+        return Split, (self.inputs, self.targets)
+
     @property
     def count(self) -> int:
         """Number of examples."""

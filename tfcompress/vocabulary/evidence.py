@@ -15,8 +15,8 @@ class MetricEvidence(Schema):
 
     name: str
     """The metric."""
-    split: Literal["test"] = "test"
-    """The split: always the one that decided nothing."""
+    split: Literal["test", "validation"] = "test"
+    """The split: test decided nothing; validation where the recipe asks for it, to decide something by the figures."""
     count: int
     """Samples."""
     float: float
