@@ -14,6 +14,8 @@ _HOMES = {
     "Result": "tfcompress.pipeline",
     "Recipe": "tfcompress.recipe",
     "preflight": "tfcompress.feasibility",
+    "search": "tfcompress.tuning.search",
+    "SearchResult": "tfcompress.tuning.search",
     "load_recipe": "tfcompress.recipe",
     "load_model": "tfcompress.models.loading",
     "load_data": "tfcompress.data",

@@ -153,9 +153,13 @@ class _Child:
         tail = os.pread(self._output.fileno(), 1 << 16, max(0, size - (1 << 16))).decode(errors="replace")
         return [line.strip()[:300] for line in tail.splitlines() if line.strip()][-_LAST_LINES:]
 
+    def kill(self) -> None:
+        """End the process at once; whoever waits for its answer gets none."""
+        self._process.kill()
+
     def end(self) -> None:
         """Kill the process; what it said can still be read."""
-        self._process.kill()
+        self.kill()
         self._process.wait()
         self.let_go()
         _all.discard(self)
@@ -190,6 +194,7 @@ class Children:
         self._environment = environment
         self._lock = threading.Lock()
         self._idle: list[_Child] = []
+        self._busy: set[_Child] = set()
         _all_children.add(self)
 
     def call(
@@ -232,6 +237,7 @@ class Children:
             raise error(f"{stage}: a memory limit needs Linux's /proc, and this system has none. Remedy: leave it out.")
         request = pickle.dumps((_name(function), arguments, progress is not None), protocol=5)
         child = self._take()
+        self._busy.add(child)
         try:
             outcome, value = child.run(request, limits, progress)
         except _EndedError as end:
@@ -241,6 +247,8 @@ class Children:
             # An interrupt, or the progress callback failed: what the child is at is of no use to anyone.
             child.end()
             raise
+        finally:
+            self._busy.discard(child)
         said = child.said()
         self._give_back(child)
         if outcome == "returned":
@@ -266,6 +274,12 @@ class Children:
             while self._idle:
                 self._idle.pop().end()
 
+    def end(self) -> None:
+        """End all children, those at work too, whose calls raise in the threads that made them."""
+        self.end_idle()
+        for child in tuple(self._busy):
+            child.kill()
+
     def _take(self) -> _Child:
         with self._lock:
             while self._idle:
@@ -286,6 +300,7 @@ class Children:
         """In a fork of the process that started them: leave them to that one."""
         self._lock = threading.Lock()
         self._idle.clear()
+        self._busy.clear()
 
 
 _shared = Children()

@@ -39,3 +39,7 @@ class RunFolderError(TfcompressError):
 
 class SearchError(TfcompressError):
     """A search cannot run as asked: an unknown objective, bound or oracle, or records that do not fit it."""
+
+
+class TrialError(TfcompressError):
+    """A trial of a search ended without an artifact; the search goes on."""

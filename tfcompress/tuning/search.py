@@ -1,0 +1,305 @@
+"""The search: fills the holes of a recipe, trial after trial, and finds the Pareto front of real files."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Unpack
+
+import yaml
+
+from tfcompress.enabling import enabled
+from tfcompress.models.loading import clone
+from tfcompress.pipeline import ARTIFACT_FILE, train
+from tfcompress.preparation import Job, JobOptions, open_job
+from tfcompress.run_folder import RunFolder
+from tfcompress.run_state import write_state
+from tfcompress.tuning import pareto
+from tfcompress.tuning.local import LocalExecutor, Outcome
+from tfcompress.tuning.measures import Goal
+from tfcompress.tuning.oracles import Proposal, ask, make_oracle, tell, tell_again
+from tfcompress.tuning.space import Space, load_space
+from tfcompress.tuning.trial_run import Shared, Task
+from tfcompress.tuning.trials import Trial, Trials
+from tfcompress.vocabulary.errors import SearchError
+
+SUMMARY_FILE = "search.json"
+SHARED_FILE = "shared.pickle"
+FLOAT_FOLDER = "float"
+_OF_LABELS = frozenset({"accuracy", "drop_points"})
+
+
+@dataclass(frozen=True)
+class TrialResult:
+    """A trial that ended.
+
+    Args:
+        trial: its record.
+        folder: of its run.
+    """
+
+    trial: Trial
+    folder: Path
+
+    @property
+    def artifact(self) -> Path:
+        """The .tflite file."""
+        return self.folder / ARTIFACT_FILE
+
+    @property
+    def values(self) -> dict[str, Any]:
+        """What fills the holes."""
+        return self.trial.values
+
+    @property
+    def measured(self) -> dict[str, float]:
+        """Of the artifact, the metric on the validation split."""
+        return self.trial.measured
+
+
+@dataclass(frozen=True)
+class SearchResult:
+    """What a search found.
+
+    Args:
+        trials: all that ended, by number.
+        front: those within the bounds that no other is better than in every objective, the best of the first
+            objective first. Where none is within the bounds: the one that exceeds them least, alone.
+        goal: what was searched for.
+        folder: of the search.
+    """
+
+    trials: tuple[TrialResult, ...]
+    front: tuple[TrialResult, ...]
+    goal: Goal
+    folder: Path
+
+    @property
+    def best(self) -> TrialResult | None:
+        """The best of the first objective, or what comes nearest to the bounds; None where every trial failed."""
+        return self.front[0] if self.front else None
+
+    @property
+    def within_bounds(self) -> bool:
+        """Whether a trial meets all bounds."""
+        return self.best is not None and self.best.trial.status == "completed"
+
+    def frame(self) -> Any:
+        """All trials as a `pandas.DataFrame`, one a row: number, status, values, measures, and whether on the front."""
+        import pandas as pd
+
+        on_front = {result.trial.number for result in self.front}
+        rows = [
+            {"trial": t.number, "status": t.status, "front": t.number in on_front, **t.values, **t.measured}
+            for t in (result.trial for result in self.trials)
+        ]
+        return pd.DataFrame(rows)
+
+
+def search(
+    model: Any,
+    data: Any,
+    recipe: str | Path | Mapping[str, Any],
+    *,
+    objectives: Sequence[str] = ("deflated_bytes", "accuracy"),
+    bounds: Mapping[str, float] | None = None,
+    max_trials: int = 30,
+    oracle: str = "pareto",
+    workers: int = 1,
+    out: str | Path | None = None,
+    **options: Unpack[JobOptions],
+) -> SearchResult:
+    """Search the holes of a recipe for the files that serve `objectives` best within `bounds`.
+
+    Every trial runs a filled recipe to its artifact; only artifacts are measured, their metric on the validation
+    split. The test split is looked at once, at the end, for the files of the front. A search that was interrupted
+    goes on where it stopped when it is called again with the same arguments and `out`; more `max_trials` continue it.
+
+    Args:
+        model: as `tfcompress.compress` takes it; a network of the zoo is trained once, for all trials.
+        data: as `tfcompress.compress` takes it.
+        recipe: a recipe with holes (`tfcompress.tuning.space`): its tree, a YAML file, or the name of a space that
+            ships.
+        objectives: names of measures (`tfcompress.tuning.measures`), each made as good as can be.
+        bounds: by measure, the most (the least, for a measure of which more is better) that a file may have.
+            Defaults to none.
+        max_trials: proposals, failed ones included.
+        oracle: who proposes (`tfcompress.tuning.oracles`).
+        workers: trials at a time, each in a process of its own. Defaults to 1.
+        out: the search's folder. Defaults to `tflite_models/<model>-<data>-<recipe>-search`.
+        **options: as those of `tfcompress.compress`.
+
+    Raises:
+        SearchError, RecipeError, ModelError, DataError: it cannot be carried out as asked; nothing has run then.
+
+    Example:
+        >>> found = search("lenet300", "digits", "bits_and_sparsity", bounds={"drop_points": 1})  # doctest: +SKIP
+        >>> found.best.artifact  # doctest: +SKIP
+        PosixPath('tflite_models/lenet300-digits-bits_and_sparsity-search/trials/0017/run/model.tflite')
+    """
+    if max_trials < 1 or workers < 1:
+        raise SearchError(f"max_trials and workers must be at least 1. Received: {max_trials} and {workers}.")
+    goal = Goal(tuple(objectives), dict(bounds or {}))
+    overrides = options.pop("overrides", ())
+    # Which layers there are is known when the model is; until then, holes for each of them are one for all.
+    draft = load_space(recipe, overrides, layers=lambda _: ("*",))
+    job = open_job(model, data, draft.fill(draft.default()), **options)
+    start = enabled(job.recipe, job.state).state.model
+    space = load_space(recipe, overrides, layers=lambda step: step.layers_with_values(start))
+    space.check()
+    if job.data.dataset.train.targets is None and (missing := sorted(goal.needed & _OF_LABELS)):
+        raise SearchError(f"{', '.join(missing)} need labels, and {job.data.dataset.name} has none.")
+    asked = make_oracle(oracle, space, goal, max_trials=max_trials, seed=job.seed)
+    identity = {
+        "space": space.identity(),
+        "objectives": list(goal.objectives),
+        "bounds": dict(goal.bounds),
+        "oracle": oracle,
+        **{key: value for key, value in job.identity.items() if key != "recipe"},
+    }
+    place = out or Path("tflite_models") / f"{job.default_name}-search"
+    with RunFolder(place, identity) as folder:
+        _share(job, model, data, options, folder)
+        return _Search(job, folder, space, goal, asked, workers).run()
+
+
+def _share(job: Job, model: Any, data: Any, options: JobOptions, folder: RunFolder) -> None:
+    """Make what all trials start from: the float model, trained where it comes from the zoo, and the data."""
+    place = folder.file(FLOAT_FOLDER)
+    if job.from_zoo:
+        train(model, data, job.recipe, out=place, **options)
+    else:
+        with RunFolder(place, job.identity) as of_model:
+            write_state(of_model, job.state.evolve(model=clone(job.state.model)), job.data.preprocessing)
+    shared = Shared(place, job.data.dataset, job.seed, options.get("custom_objects"), options.get("unsafe", False))
+    try:
+        folder.write(SHARED_FILE, pickle.dumps(shared, protocol=5))
+    except (pickle.PicklingError, AttributeError, TypeError) as error:
+        raise SearchError(
+            f"Trials run in other processes: what they get must be what pickle can take. {error}. "
+            "Remedy: define custom objects at the top level of a module."
+        ) from error
+
+
+class _Search:
+    """One execution of a search in its folder."""
+
+    def __init__(
+        self,
+        job: Job,
+        folder: RunFolder,
+        space: Space,
+        goal: Goal,
+        oracle: Any,
+        workers: int,
+    ) -> None:
+        self.job = job
+        self.folder = folder
+        self.space = space
+        self.goal = goal
+        self.oracle = oracle
+        self.workers = workers
+        self.trials = Trials(folder)
+
+    def run(self) -> SearchResult:
+        """Go on until the oracle has no more, then test the front."""
+        ended = [(_proposal(trial), trial.measured or None) for trial in self.trials.ended]
+        tell_again(self.oracle, ended, [_proposal(trial) for trial in self.trials.running])
+        with LocalExecutor(self.folder.file(SHARED_FILE), self.workers) as executor:
+            for trial in self.trials.running:
+                executor.submit(trial.number, self._task(trial))
+            self._propose(executor)
+            while self.trials.running:
+                self._end(executor.next())
+                self._propose(executor)
+            self._test(executor)
+        self._summarise()
+        return self._result()
+
+    def _propose(self, executor: LocalExecutor) -> None:
+        """Give every free worker a trial, as far as the oracle has any."""
+        while len(self.trials.running) < self.workers and (proposal := ask(self.oracle)):
+            trial = self.trials.begin(proposal.values, proposal.known)
+            self.folder.write(
+                f"trials/{self.trials.name(trial)}/recipe.yaml", _recipe_text(self.space.fill(trial.values))
+            )
+            executor.submit(trial.number, self._task(trial))
+
+    def _end(self, outcome: Outcome) -> None:
+        """Record what came of a trial and tell the oracle."""
+        trial = self.trials[outcome.number]
+        if not outcome.measured:
+            ended = self.trials.end(trial, status="failed", reason=outcome.reason, seconds=outcome.seconds)
+        else:
+            excesses = self.goal.excesses(outcome.measured)
+            reason = ", ".join(f"{name} by {excess:g}" for name, excess in excesses.items())
+            ended = self.trials.end(
+                trial,
+                status="infeasible" if excesses else "completed",
+                reason=f"exceeds {reason}" if reason else "",
+                measured=outcome.measured,
+                seconds=outcome.seconds,
+            )
+        tell(self.oracle, ended.number, ended.measured or None)
+        self._say(ended)
+        self._summarise()
+
+    def _test(self, executor: LocalExecutor) -> None:
+        """Measure the files of the front once more, with the metric of the test split."""
+        waiting = [result.trial for result in self._result().front if not result.trial.tested]
+        for trial in waiting:
+            executor.submit(trial.number, self._task(trial, split="test"))
+        for done in range(len(waiting)):
+            self.job.reporter.progress("testing the front", done, len(waiting))
+            outcome = executor.next()
+            if not outcome.measured:
+                raise SearchError(f"Trial {outcome.number} could not be measured again: {outcome.reason}")
+            self.trials.keep(self.trials[outcome.number].model_copy(update={"tested": outcome.measured}))
+
+    def _task(self, trial: Trial, split: str = "validation") -> Task:
+        return Task(self.space.fill(trial.values), self.trials.run_folder(trial), split)
+
+    def _result(self) -> SearchResult:
+        results = tuple(TrialResult(trial, self.trials.run_folder(trial)) for trial in self.trials if trial.ended)
+        with_artifact = [result for result in results if result.trial.has_artifact]
+        violations = [self.goal.violation(result.measured) for result in with_artifact]
+        vectors = [self.goal.vector(result.measured) for result in with_artifact]
+        front = pareto.front(vectors, violations) if vectors else []
+        front.sort(key=lambda index: (violations[index], vectors[index], with_artifact[index].trial.number))
+        if front and violations[front[0]] > 0:
+            front = front[:1]
+        return SearchResult(results, tuple(with_artifact[index] for index in front), self.goal, self.folder.path)
+
+    def _summarise(self) -> None:
+        result = self._result()
+        tree = {
+            "objectives": list(self.goal.objectives),
+            "bounds": dict(self.goal.bounds),
+            "space": [asdict(hole) for hole in self.space.holes],
+            "within_bounds": result.within_bounds,
+            "best": result.best.trial.number if result.best else None,
+            "front": [one.trial.number for one in result.front],
+            "trials": [trial.model_dump(mode="json") for trial in self.trials],
+        }
+        self.folder.write_json(SUMMARY_FILE, tree)
+
+    def _say(self, trial: Trial) -> None:
+        done = len(self.trials.ended)
+        shown = sorted(self.goal.needed & trial.measured.keys())
+        line = ", ".join([f"trial {trial.number}: {trial.status}", *(f"{k} {trial.measured[k]:g}" for k in shown)])
+        if trial.reason:
+            line += f" ({trial.reason.splitlines()[0]})"
+        self.folder.log(line)
+        self.job.reporter.message(line)
+        self.job.reporter.progress("search", done, self.oracle.max_trials)
+
+
+def _proposal(trial: Trial) -> Proposal:
+    return Proposal(trial.number, trial.values, trial.asked_after)
+
+
+def _recipe_text(tree: Mapping[str, Any]) -> str:
+    return yaml.safe_dump(json.loads(json.dumps(tree)), sort_keys=False)

@@ -1,0 +1,106 @@
+"""One trial: a filled recipe run to its artifact, which is measured on the validation split."""
+
+from __future__ import annotations
+
+import functools
+import gc
+import pickle
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tfcompress import keras_door as kd
+from tfcompress.convert.arena import arena_bytes
+from tfcompress.convert.flatbuffer import Flatbuffer
+from tfcompress.convert.operations import operations
+from tfcompress.data.dataset import Dataset
+from tfcompress.pipeline import ARTIFACT_FILE, compress
+from tfcompress.vocabulary.evidence import Evidence
+
+
+@dataclass(frozen=True)
+class Shared:
+    """What all trials of a search start from; made once.
+
+    Args:
+        model: the folder of a run that holds the float model.
+        dataset: decoded.
+        seed: of all randomness.
+        custom_objects: classes and functions of the model that Keras does not know, by name.
+        unsafe: see `tfcompress.compress`.
+    """
+
+    model: Path
+    dataset: Dataset
+    seed: int
+    custom_objects: Mapping[str, Any] | None = None
+    unsafe: bool = False
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a worker is asked for.
+
+    Args:
+        tree: the filled recipe.
+        folder: of its run; an interrupted one goes on.
+        split: what the metric is measured on.
+    """
+
+    tree: Mapping[str, Any]
+    folder: Path
+    split: str = "validation"
+
+
+def run_in_child(shared: Path, task: Task) -> dict[str, float]:
+    """`run` with what the file `shared` holds, which a process reads once."""
+    return run(_read(shared), task)
+
+
+def run(shared: Shared, task: Task) -> dict[str, float]:
+    """Run a trial's recipe and measure its artifact.
+
+    Returns:
+        The measures of `tfcompress.tuning.measures`, by name; those of the metric only where there are labels.
+
+    Raises:
+        TfcompressError: it has no artifact; the message says why.
+    """
+    try:
+        result = compress(
+            shared.model,
+            shared.dataset,
+            task.tree,
+            overrides=[f"evaluation.split={task.split}"],
+            seed=shared.seed,
+            custom_objects=shared.custom_objects,
+            unsafe=shared.unsafe,
+            out=task.folder,
+        )
+    finally:
+        # A worker that runs trial after trial would keep the graphs of all of them.
+        kd.keras.backend.clear_session()
+        gc.collect()
+    return measured(result.evidence, (task.folder / ARTIFACT_FILE).read_bytes())
+
+
+def measured(evidence: Evidence, content: bytes) -> dict[str, float]:
+    """The measures of the artifact with the bytes `content`, of which `evidence` is."""
+    arithmetic = operations(Flatbuffer(content))
+    found = {
+        "bytes": evidence.artifact.bytes,
+        "deflated_bytes": evidence.artifact.deflated_bytes,
+        "latency_ratio": 1 / evidence.speedup,
+        "arena_bytes": arena_bytes(content),
+        "macs": arithmetic.macs,
+        "bit_operations": arithmetic.bit_operations,
+    }
+    if evidence.metric is not None:
+        found |= {"accuracy": evidence.metric.artifact, "drop_points": evidence.metric.drop_points}
+    return {name: float(value) for name, value in found.items()}
+
+
+@functools.lru_cache(maxsize=1)
+def _read(path: Path) -> Shared:
+    return pickle.loads(path.read_bytes())
