@@ -103,7 +103,7 @@ def test_a_text_model_takes_its_ids_as_integers_and_ships_without_loops(tmp_path
     assert result.evidence.artifact.full_integer
     assert result.evidence.agreement.mean_steps < 3
     name = f"{text.input_names[0]} (InputLayer)"
-    said = f"integer_inputs: {name} becomes {name}; its values are token ids"
+    said = f"integer_inputs: {name} becomes {name}; what it takes are token ids"
     assert said in (tmp_path / "run" / "log.txt").read_text()
     with pytest.raises(DataError, match=r"0\.\.\.29"):
         compress(text, (ids + 1, ids[:, 0] % 3), "ptq_int8", out=tmp_path / "other", overrides=FAST[:3])

@@ -8,7 +8,6 @@ from typing import Any, Unpack
 
 import yaml
 
-from tfcompress.enabling import enabled
 from tfcompress.preparation import Job, JobOptions, open_job
 from tfcompress.recipe import Recipe
 from tfcompress.shipping import rehearse
@@ -45,14 +44,14 @@ def dry_run(model: Any, data: Any, recipe: Recipe, **options: Unpack[JobOptions]
 def _file_bytes(job: Job) -> int:
     """Size of the file that the last step, which chooses the arithmetic and the storage, makes of the model."""
     steps, recipe = job.recipe.steps, job.recipe
-    state = enabled(recipe, job.state).state
+    state = job.enabled.state
     state = steps[-1].finish(steps[-1].prepare(state, job.plan_for(len(steps), steps[-1])))
     return len(rehearse(state, recipe.conversion, job.data.preprocessing, job.calibration(raw=True)))
 
 
 def _seconds_per_epoch(job: Job, index: int, name: str, step: Technique | None, fit: Fit) -> float:
     """Time of one epoch of a step on the model as it came, from a few batches behind a first one that compiles."""
-    training, state = Training(name, index, fit, job.data, job.seed), enabled(job.recipe, job.state).state
+    training, state = Training(name, index, fit, job.data, job.seed), job.enabled.state
     if step is not None:
         plan = job.plan_for(index, step)
         state = step.prepare(state, plan)

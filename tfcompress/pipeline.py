@@ -172,7 +172,8 @@ class _Run:
         if job.from_zoo:
             self.train(Training(TRAIN, 0, job.recipe.train, job.data, job.seed), TRAIN, state.model)
         float_path = folder.write(FLOAT_FILE, float_tflite(state.model, job.recipe.conversion))
-        enabling = enabled(job.recipe, state)
+        # What a rewrite computes from weights has to be computed from trained ones.
+        enabling = enabled(job.recipe, state) if job.from_zoo else job.enabled
         self.changes = (*job.changes, *enabling.changes, *unrolling(enabling.state.model).changes)
         for change in self.changes:
             folder.log(str(change))

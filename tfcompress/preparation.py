@@ -16,7 +16,7 @@ from tfcompress.data import Dataset, Split, load_data
 from tfcompress.data.preprocessing import NAMED
 from tfcompress.data.settings import DataSettings
 from tfcompress.data.sources import check_fits
-from tfcompress.enabling import enabled, opened
+from tfcompress.enabling import Enabled, enabled, opened
 from tfcompress.evaluate.metric import score, takes_logits
 from tfcompress.faster import try_rewrites
 from tfcompress.measure import versions
@@ -53,6 +53,8 @@ class Job:
         seed: of all randomness.
         reporter: told of progress.
         changes: the rewrites that made of the caller's model the one in `state`.
+        enabled: `state` after the rewrites that let the recipe's steps do more with it; untrained, where it comes
+            from the zoo.
     """
 
     recipe: Recipe
@@ -63,7 +65,8 @@ class Job:
     preprocessing_chosen_by: str
     seed: int
     reporter: Reporter
-    changes: tuple[Change, ...] = ()
+    changes: tuple[Change, ...]
+    enabled: Enabled
 
     @property
     def default_name(self) -> str:
@@ -127,10 +130,9 @@ class Job:
         steps = self.recipe.steps
         if not self.from_zoo and not any(step.trains and step.fit.epochs for step in steps):
             return
-        enabling = enabled(self.recipe, self.state)
-        for line in summary(enabling.changes):
+        for line in summary(self.enabled.changes):
             self.reporter.message(line)
-        state = with_promises(self.recipe, enabling.state).evolve(number_format=self.recipe.number_format)
+        state = with_promises(self.recipe, self.enabled.state).evolve(number_format=self.recipe.number_format)
         rehearse(state, self.recipe.conversion, self.data.preprocessing, self.calibration(raw=True))
 
 
@@ -190,7 +192,8 @@ def open_job(
     reporter.message("Loading data")
     dataset = load_for(model if state is None else state.model, data, checked.data, data_dir, seed)
     state = state or built(model, dataset, seed)
-    with_promises(checked, enabled(checked, state).state)
+    enabling = enabled(checked, state)
+    with_promises(checked, enabling.state)
     if any(step.trains and step.fit.epochs for step in checked.steps) and dataset.train.targets is None:
         raise DataError(
             f"Training needs labels, and {dataset.name} has none. "
@@ -204,7 +207,7 @@ def open_job(
     training_data = _with_task(TrainingData(dataset, preprocessing, checked.data, checked.task), state.model, seed)
     if training_data.from_logits:
         reporter.message("The model gives logits: its cross-entropy takes them, metrics by name the probabilities")
-    return Job(checked, state, str(name), from_zoo, training_data, chosen_by, seed, reporter, changes)
+    return Job(checked, state, str(name), from_zoo, training_data, chosen_by, seed, reporter, changes, enabling)
 
 
 def load_for(model: Any, data: Any, settings: DataSettings, data_dir: str | Path | None, seed: int) -> Dataset:

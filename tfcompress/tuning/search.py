@@ -11,7 +11,6 @@ from typing import Any, Unpack
 
 import yaml
 
-from tfcompress.enabling import enabled
 from tfcompress.models.loading import clone
 from tfcompress.pipeline import ARTIFACT_FILE, train
 from tfcompress.preparation import Job, JobOptions, open_job
@@ -147,7 +146,7 @@ def search(
     # Which layers there are is known when the model is; until then, holes for each of them are one for all.
     draft = load_space(recipe, overrides, layers=lambda _: ("*",))
     job = open_job(model, data, draft.fill(draft.default()), **options)
-    start = enabled(job.recipe, job.state).state.model
+    start = job.enabled.state.model
     space = load_space(recipe, overrides, layers=lambda step: step.layers_with_values(start))
     space.check()
     if job.data.dataset.train.targets is None and (missing := sorted(goal.needed & _OF_LABELS)):
