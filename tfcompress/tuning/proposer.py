@@ -31,7 +31,7 @@ _FIRST = 6
 _CHANCE = 0.3
 """How much nearer than the farthest a recipe may lie that is chosen to fill the space."""
 _DRAWS = 64
-_MARGIN = 0.1
+_MARGIN = 0.3
 """Where nothing bounds an objective: how far behind the worst of the front the reference lies, of its extent."""
 
 
