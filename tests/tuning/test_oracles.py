@@ -155,7 +155,7 @@ def test_everything_wrong_with_an_oracle_is_told_at_once():
 def test_what_is_missing_or_not_running_is_refused():
     of = oracle("pareto", steps_space())
     ask(of)
-    with pytest.raises(SearchError, match="Missing: drop_points"):
+    with pytest.raises(SearchError, match="Missing or not finite: drop_points"):
         tell(of, 0, {"deflated_bytes": 1})
     with pytest.raises(SearchError, match="Received: 7; running: 0"):
         tell(of, 7, None)

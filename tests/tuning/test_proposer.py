@@ -117,7 +117,9 @@ def test_large_spaces_are_searched_near_the_front_too():
 
     random = np.random.default_rng(0)
     drawn = [many(space.sample(random)) for _ in range(200)]
-    ours = [trial.measured for trial in search(space, goal, 16, measure=many)]
+    found = search(space, goal, 16, measure=many)
+    assert [set(trial.values.values()) for trial in found[:3]] == [{8}, {2}, {3, 4, 8} & set(found[2].values.values())]
+    ours = [trial.measured for trial in found]
     by_chance = min((m["bytes"] for m in drawn if m["drop_points"] <= 2.0), default=96.0)
     assert ours[goal.best(ours)]["drop_points"] <= 2.0
     assert ours[goal.best(ours)]["bytes"] < by_chance

@@ -74,21 +74,20 @@ class SearchOracle:
         """Take what was measured of a trial.
 
         Raises:
-            SearchError: a measure that the goal needs is missing.
+            SearchError: a measure that the goal needs is missing or no finite number.
         """
-        missing = sorted(self.goal.needed - set(metrics))
-        if missing:
+        wrong = sorted(name for name in self.goal.needed if not math.isfinite(metrics.get(name, math.nan)))
+        if wrong:
             raise SearchError(
-                f"Every trial must be measured by what the goal names. Received for trial {trial_id}: "
-                f"{', '.join(metrics) or 'nothing'}. Missing: {', '.join(missing)}."
+                f"Every trial must be measured by what the goal names. Received for trial {trial_id}: {dict(metrics)}. "
+                f"Missing or not finite: {', '.join(wrong)}."
             )
         self.measured[trial_id] = dict(metrics)
         return super().update_trial(trial_id, {name: metrics[name] for name in self.goal.needed}, step)
 
     def score_trial(self, trial: Any) -> None:
-        """Called when a trial is completed: one that has a measure that is not finite fails."""
-        measured = self.measured[trial.trial_id]
-        trial.score = 0.0 if all(math.isfinite(measured[name]) for name in self.goal.needed) else math.nan
+        """Called when a trial is completed, for which nothing is decided: scores are set before each proposal."""
+        trial.score = 0.0
 
     def holes_of(self, trial: Any) -> dict[str, Any]:
         """The values of a trial's active holes."""

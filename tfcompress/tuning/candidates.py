@@ -28,7 +28,9 @@ def enumerable(space: Space) -> bool:
 
 
 def sampled(space: Space, good: Sequence[Recipe], random: np.random.Generator) -> Iterator[Recipe]:
-    """Recipes of a space that is too large to be enumerated: some at random, some near the good ones."""
+    """Recipes of a space that is too large to be enumerated: its corners, some at random, some near the good ones."""
+    for share in (0.0, 1.0):
+        yield {hole.name: hole.at(share) for hole in space.holes}
     for _ in range(_SAMPLED):
         yield space.sample(random)
     for index in range(_SAMPLED if good else 0):

@@ -8,6 +8,9 @@ import numpy as np
 
 from tfcompress.tuning.scalarization import directions, reach
 
+_BLOCK = 256
+"""Recipes at a time, to stay within some tens of megabytes."""
+
 
 @dataclass(frozen=True)
 class Limits:
@@ -52,4 +55,6 @@ def expected_gain(seen: np.ndarray, known: int, draws: np.ndarray, limits: Limit
         within = limits.violation(values) <= 0
         return reach((values[..., :count] - reference) / scale, np.zeros(count), along) * within[..., None]
 
-    return np.maximum(reached(draws) - reached(seen).max(axis=0), 0.0).mean(axis=(1, 2))
+    best = reached(seen).max(axis=0)
+    blocks = (draws[start : start + _BLOCK] for start in range(0, len(draws), _BLOCK))
+    return np.concatenate([np.maximum(reached(block) - best, 0.0).mean(axis=(1, 2)) for block in blocks])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -119,7 +120,8 @@ def tell(oracle: Any, number: int, measured: Mapping[str, float] | None) -> None
     Args:
         oracle: that proposed it.
         number: of the trial.
-        measured: all measures that the goal needs, by name; None when the trial failed.
+        measured: all measures that the goal needs, by name; None when the trial failed. One that is not finite makes
+            it a failure too.
 
     Raises:
         SearchError: no such trial is running, or a measure is missing.
@@ -130,9 +132,11 @@ def tell(oracle: Any, number: int, measured: Mapping[str, float] | None) -> None
             f"Only a running trial can end. Received: {number}; running: {', '.join(map(str, running)) or 'none'}."
         )
     trial = running[number]
-    if measured is not None:
+    if measured is None or not all(math.isfinite(measured.get(name, 0.0)) for name in oracle.goal.needed):
+        trial.status = "FAILED"
+    else:
         oracle.update_trial(trial.trial_id, measured)
-    trial.status = "FAILED" if measured is None else "COMPLETED"
+        trial.status = "COMPLETED"
     oracle.end_trial(trial)
 
 

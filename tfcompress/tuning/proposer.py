@@ -103,9 +103,8 @@ class Proposer:
 
     def _first(self, past: Sequence[Past], left: Sequence[Recipe], random: np.random.Generator) -> Recipe:
         """The defaults, then what is foreseen on the front or the corners, then what lies far from all these."""
-        default = self._space.canonical(self._space.default())
-        if not past and dict(default) in left:
-            return dict(default)
+        if not past:
+            return dict(self._space.canonical(self._space.default()))
         if self._sensitivity is not None:
             return left[self._foreseen_on_front([*left, *(trial.values for trial in past)], len(left), random)]
         points = self._points(left)
@@ -117,7 +116,7 @@ class Proposer:
     def _foreseen_on_front(self, recipes: Sequence[Recipe], left: int, random: np.random.Generator) -> int:
         """Of the first `left` recipes one on the foreseen front, far from the others; sums keep who dominates whom."""
         vectors = np.stack([self._foreseen(name, recipes) for name in self._goal.objectives], axis=1)
-        ahead = [index for index in pareto.front(vectors[:left], np.zeros(left))]
+        ahead = pareto.front(vectors[:left], np.zeros(left))
         distance = np.linalg.norm(vectors[ahead, None] - vectors[None, left:], axis=2).min(axis=1)
         return ahead[int(np.argmax(distance + 1e-9 * random.random(len(ahead))))]
 
