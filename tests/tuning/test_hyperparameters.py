@@ -2,13 +2,13 @@
 
 import numpy as np
 import pytest
-from fixtures.spaces import optional_space, range_space, steps_space
+from fixtures.spaces import nested_space, optional_space, range_space, steps_space
 
 from tfcompress.tuning._hyperparameters import from_values, to_hyperparameters, to_values
 from tfcompress.tuning.space import load_space
 
 
-@pytest.mark.parametrize("make", [steps_space, optional_space, range_space])
+@pytest.mark.parametrize("make", [steps_space, optional_space, nested_space, range_space])
 def test_values_come_back_as_they_went(make):
     space, random = make(), np.random.default_rng(0)
     for _ in range(50):
@@ -18,7 +18,7 @@ def test_values_come_back_as_they_went(make):
         assert from_values(space, there) == values
 
 
-@pytest.mark.parametrize("make", [steps_space, optional_space, range_space])
+@pytest.mark.parametrize("make", [steps_space, optional_space, nested_space, range_space])
 def test_whatever_keras_tuner_draws_fills_a_recipe(make):
     space = make()
     parameters = to_hyperparameters(space)
@@ -49,7 +49,7 @@ def test_types_that_keras_tuner_cannot_mix_stay_apart():
 
 
 def test_defaults_are_the_spaces():
-    for make in (steps_space, optional_space, range_space):
+    for make in (steps_space, optional_space, nested_space, range_space):
         space = make()
         parameters = to_hyperparameters(space)
         assert from_values(space, parameters.values) == dict(space.canonical(space.default()))

@@ -3,14 +3,14 @@
 import math
 
 import pytest
-from fixtures.spaces import measured, optional_space, range_space, steps_space
+from fixtures.spaces import measured, nested_space, optional_space, range_space, steps_space
 
 from tfcompress.tuning.measures import Goal
 from tfcompress.tuning.oracles import ORACLES, Proposal, ask, make_oracle, tell, tell_again
 from tfcompress.vocabulary.errors import SearchError
 
 GOAL = Goal(("deflated_bytes", "drop_points"), {"drop_points": 4.0})
-SPACES = {"steps": steps_space, "optional": optional_space, "range": range_space}
+SPACES = {"steps": steps_space, "optional": optional_space, "nested": nested_space, "range": range_space}
 
 
 def oracle(name, space, *, max_trials=12, seed=0, goal=GOAL):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from contextlib import ExitStack
 from typing import Any
 
 from tfcompress import keras_door as kd
@@ -21,11 +22,11 @@ def to_hyperparameters(space: Space) -> Any:
     parameters = kd.keras_tuner.HyperParameters()
     by_name = {hole.name: hole for hole in space.holes}
     for hole in space.holes:
-        condition: dict[str, Any] = {}
-        if hole.parent is not None:
-            name, value = hole.parent
-            condition = {"parent_name": name, "parent_values": [_encoded(by_name[name], value)]}
-        _add(parameters, hole, condition)
+        # KerasTuner knows a parent only within the conditions that the parent itself stands under.
+        with ExitStack() as conditions:
+            for parent, value in space.parents(hole):
+                conditions.enter_context(parameters.conditional_scope(parent, [_encoded(by_name[parent], value)]))
+            _add(parameters, hole)
     return parameters
 
 
@@ -54,16 +55,16 @@ def _decoded(hole: Hole, value: Any) -> Any:
     return hole.at(share_of(hole, value)) if hole.sampling == "log" and hole.step is not None else value
 
 
-def _add(parameters: Any, hole: Hole, condition: Mapping[str, Any]) -> None:
+def _add(parameters: Any, hole: Hole) -> None:
     default = _encoded(hole, hole.default)
     if _is_listed(hole):
         texts = [_encoded(hole, value) for value in hole.grid()]
         # KerasTuner refuses a default that is not listed; the middle of a continuous range never comes here.
-        parameters.Choice(hole.name, texts, default=default, **condition)
+        parameters.Choice(hole.name, texts, default=default)
     elif hole.kind == "bool":
-        parameters.Boolean(hole.name, default=default, **condition)
+        parameters.Boolean(hole.name, default=default)
     elif hole.kind == "int":
         step = int(hole.step) if hole.sampling == "linear" else None
-        parameters.Int(hole.name, hole.low, hole.high, step=step, sampling=hole.sampling, default=default, **condition)
+        parameters.Int(hole.name, hole.low, hole.high, step=step, sampling=hole.sampling, default=default)
     else:
-        parameters.Float(hole.name, hole.low, hole.high, sampling=hole.sampling, default=default, **condition)
+        parameters.Float(hole.name, hole.low, hole.high, sampling=hole.sampling, default=default)

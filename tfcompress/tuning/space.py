@@ -59,6 +59,15 @@ class Space:
                 active[hole.name] = hole
         return tuple(active.values())
 
+    def parents(self, hole: Hole) -> list[tuple[str, Any]]:
+        """The holes that `hole` stands under and the values that make it exist, the outermost first."""
+        by_name = {each.name: each for each in self.holes}
+        chain: list[tuple[str, Any]] = []
+        while hole.parent is not None:
+            chain.append(hole.parent)
+            hole = by_name[hole.parent[0]]
+        return chain[::-1]
+
     def fill(self, values: Mapping[str, Any]) -> dict[str, Any]:
         """The tree of a recipe, in which every active hole has its value.
 
@@ -179,7 +188,7 @@ class Space:
         """What is wrong with the recipe in which some holes have other values than their defaults."""
         values = self.default()
         for hole, value in probes:
-            values |= self._parents(hole)
+            values |= dict(self.parents(hole))
             values[hole.name] = value
         active = self.active(values)
         if not all(hole in active and values[hole.name] == value for hole, value in probes):
@@ -192,16 +201,6 @@ class Space:
             told = ", ".join(f"{hole.name}={value}" for hole, value in probes)
             return [f"{problem} ({told})" if told else problem for problem in listed] + _advice(error)
         return []
-
-    def _parents(self, hole: Hole) -> dict[str, Any]:
-        """The values that make `hole` exist."""
-        by_name = {hole.name: hole for hole in self.holes}
-        values: dict[str, Any] = {}
-        while hole.parent is not None:
-            name, value = hole.parent
-            values[name] = value
-            hole = by_name[name]
-        return values
 
 
 _MISSING = object()
