@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from tfcompress.recipe import Recipe, load_recipe
 from tfcompress.techniques.post_training import PostTraining
 from tfcompress.techniques.pruning import Pruning
-from tfcompress.tuning.space import load_space, shipped_spaces
+from tfcompress.tuning.space import draft, load_space, shipped_spaces
 from tfcompress.vocabulary.errors import RecipeError
 
 LAYERS = ("conv1", "conv2", "fc")
@@ -590,3 +590,11 @@ def test_spaces_need_no_tensorflow_and_no_tuner():
         "sys.exit(any(m in sys.modules for m in ('tensorflow', 'tf_keras', 'keras', 'keras_tuner', 'sklearn')))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_a_draft_has_the_defaults_and_leaves_out_what_only_the_model_knows():
+    drafted = draft("bits_and_sparsity", ["pruning.final_sparsity={float: [0.2, 0.8]}"])
+    pruning, quantization = drafted["steps"]
+    assert pruning["final_sparsity"] == 0.5
+    assert quantization["per_layer"] == {}
+    load_recipe(drafted)

@@ -70,16 +70,16 @@ def run(values: flags.FlagValues) -> int:
     rows = [
         (
             str(result.trial.number),
-            ", ".join(f"{name}={value}" for name, value in result.values.items()),
             *(f"{result.measured[name]:,.6g}" for name in shown),
             f"{result.trial.tested['accuracy']:.4f}" if "accuracy" in result.trial.tested else "",
         )
         for result in found.front
     ]
-    print_table(f"{found.folder}: the front, the best first", ("trial", "values", *shown, "on the test split"), rows)
+    print_table(f"{found.folder}: the front, the best first", ("trial", *shown, "accuracy on the test split"), rows)
     if found.best is None:
         print("Every trial failed; search.json has the reasons.")
         return 1
+    print("\n".join(f"{name}: {value}" for name, value in found.best.values.items()))
     print(found.best.artifact)
     if not found.within_bounds:
         print(f"No file is within the bounds. The nearest {found.best.trial.reason}.")

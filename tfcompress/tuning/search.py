@@ -20,7 +20,7 @@ from tfcompress.tuning import pareto
 from tfcompress.tuning.local import LocalExecutor, Outcome
 from tfcompress.tuning.measures import Goal
 from tfcompress.tuning.oracles import Proposal, ask, make_oracle, tell, tell_again
-from tfcompress.tuning.space import Space, load_space
+from tfcompress.tuning.space import Space, draft, load_space
 from tfcompress.tuning.trial_run import Shared, Task
 from tfcompress.tuning.trials import Trial, Trials
 from tfcompress.vocabulary.errors import SearchError
@@ -143,9 +143,7 @@ def search(
         raise SearchError(f"max_trials and workers must be at least 1. Received: {max_trials} and {workers}.")
     goal = Goal(tuple(objectives), dict(bounds or {}))
     overrides = options.pop("overrides", ())
-    # Which layers there are is known when the model is; until then, holes for each of them are one for all.
-    draft = load_space(recipe, overrides, layers=lambda _: ("*",))
-    job = open_job(model, data, draft.fill(draft.default()), **options)
+    job = open_job(model, data, draft(recipe, overrides), **options)
     start = job.enabled.state.model
     space = load_space(recipe, overrides, layers=lambda step: step.layers_with_values(start))
     space.check()

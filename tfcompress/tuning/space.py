@@ -229,19 +229,36 @@ def load_space(
         >>> load_space("prune_qat", ["pruning.final_sparsity={float: [0.3, 0.9]}"]).holes[0].default
         0.6
     """
+    space = _read(source, overrides, layers)
+    if not space.holes:
+        raise RecipeError(
+            f"{space.origin} has no hole: there is nothing to search. Remedy: use tfcompress compress, which runs it "
+            f"as it is, or leave values open: {SYNTAX}"
+        )
+    return space
+
+
+def draft(source: str | Path | Mapping[str, Any] | Recipe, overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """The tree of the recipe in which every hole has its default, but those for each layer are not there.
+
+    It is what can be said before the model, whose layers they are, is known. Takes the arguments of `load_space`.
+
+    Raises:
+        RecipeError: as `load_space` does.
+    """
+    space = _read(source, overrides, lambda _: None)
+    return space.fill(space.default())
+
+
+def _read(source: str | Path | Mapping[str, Any] | Recipe, overrides: Sequence[str], layers: Layers | None) -> Space:
+    """A space that may have no hole."""
     if isinstance(source, Recipe):
         source = source.model_dump()
     origin, tree, lines = read_tree(source, {**shipped(), **shipped_spaces()})
     template, problems = read_template(overridden(tree, overrides, sections()), lines, layers)
     if problems:
         raise RecipeError(f"{origin} has holes that cannot be searched:\n  " + "\n  ".join(problems))
-    space = Space(origin, template, lines)
-    if not space.holes:
-        raise RecipeError(
-            f"{origin} has no hole: there is nothing to search. Remedy: use tfcompress compress, which runs it as it "
-            f"is, or leave values open: {SYNTAX}"
-        )
-    return space
+    return Space(origin, template, lines)
 
 
 def _are_apart(left: Hole, right: Hole) -> bool:

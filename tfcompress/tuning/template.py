@@ -25,8 +25,9 @@ from tfcompress.tuning.holes import (
 )
 from tfcompress.vocabulary.schema import Schema
 
-Layers = Callable[[Technique], Sequence[str]]
-"""The names of the layers that a step can work on, in the model's order."""
+Layers = Callable[[Technique], Sequence[str] | None]
+"""The names of the layers that a step can work on, in the model's order; None where the model is not known yet, and a
+hole for each of them is left out."""
 
 
 class Absent(Enum):
@@ -249,6 +250,8 @@ class _Reader:
             self._problem(at, f"the step must be right before its layers are known: {problems_in(error, step, {})}")
             return hole
         names = self._layers(typed)
+        if names is None:
+            return {}
         if not names:
             self._problem(at, f"a hole for each layer needs layers, and {typed.name} can work on none of this model")
         # Layers stand in a recipe as patterns; a name with a bracket must not be taken for one.
