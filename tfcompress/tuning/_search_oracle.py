@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+from sklearn.exceptions import ConvergenceWarning
 from threadpoolctl import ThreadpoolController
 
 from tfcompress import keras_door as kd
@@ -121,6 +123,12 @@ class RandomOracle(SearchOracle, kd.keras_tuner.oracles.RandomSearchOracle):
 
 class BayesianOracle(SearchOracle, kd.keras_tuner.oracles.BayesianOptimizationOracle):
     """KerasTuner's Gaussian process with an upper confidence bound, on the scores."""
+
+    def propose(self, trial_id: str) -> dict[str, Any]:
+        """As KerasTuner does, without the warnings of a fit that ends at the edge of its range."""
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            return super().propose(trial_id)
 
 
 class GridOracle(SearchOracle, kd.keras_tuner.oracles.GridSearchOracle):
