@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Unpack
@@ -23,6 +23,7 @@ from tfcompress.models.loading import clone
 from tfcompress.models.recurrent import unrolling
 from tfcompress.preparation import Job, JobOptions, open_job
 from tfcompress.recipe import Recipe
+from tfcompress.reuse import take_over
 from tfcompress.run_folder import RunFolder
 from tfcompress.run_state import write_state
 from tfcompress.shipping import Shipment
@@ -63,6 +64,7 @@ def compress(
     recipe: str | Path | Mapping[str, Any] | Recipe,
     *,
     out: str | Path | None = None,
+    reuse: Sequence[str | Path] = (),
     **options: Unpack[JobOptions],
 ) -> Result:
     """Compress a Keras model by a recipe into one verified .tflite file.
@@ -78,6 +80,8 @@ def compress(
         data: see `tfcompress.data.load_data`.
         recipe: a recipe, its tree, a YAML file, or the name of one that ships.
         out: the run's folder. Defaults to `tflite_models/<model>-<data>-<recipe>`.
+        reuse: folders of earlier runs. Leading steps that are the same there are not trained again; the file is the
+            same as without. Defaults to none.
         **options: see `JobOptions`: `overrides`, `data_dir`, `seed`, `custom_objects`, `unsafe`, `reporter`.
 
     Raises:
@@ -92,6 +96,9 @@ def compress(
     job = open_job(model, data, recipe, **options)
     job.rehearse()
     with own_random_numbers(), RunFolder(out or Path("tflite_models") / job.default_name, job.identity) as folder:
+        for earlier in reuse:
+            for name in take_over(folder, Path(earlier), job.identity):
+                job.reporter.message(f"{name}: taken over from {earlier}")
         return _Run(job, folder).execute()
 
 

@@ -181,7 +181,7 @@ class Training:
 
     @property
     def _checkpoint(self) -> str:
-        return f"checkpoints/{self.index:02d}-{self.name}.npz"
+        return checkpoint_name(self.index, self.name)
 
     def _save(self, model: Any, progress: Progress) -> None:
         if self.folder is None:
@@ -209,6 +209,11 @@ class Training:
             raise RunFolderError(
                 f"{self._checkpoint} does not fit this run: {error}. Remedy: remove it; the step is trained again."
             ) from error
+
+
+def checkpoint_name(index: int, name: str) -> str:
+    """Of the step `name` at `index`, in a run's folder."""
+    return f"checkpoints/{index:02d}-{name}.npz"
 
 
 def _may_draw_random_numbers(model: Any) -> bool:

@@ -17,6 +17,12 @@ def define_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_string(
         "out", None, "The run's folder. Default: tflite_models/<model>-<dataset>-<recipe>.", flag_values=values
     )
+    flags.DEFINE_multi_string(
+        "reuse",
+        [],
+        "Folder of an earlier run: leading steps that are the same there are not trained again. Repeatable.",
+        flag_values=values,
+    )
     flags.DEFINE_bool(
         "dry_run",
         False,
@@ -51,7 +57,7 @@ def run(values: flags.FlagValues) -> None:
     from tfcompress.card import figures
     from tfcompress.pipeline import compress
 
-    result = compress(values.model, values.dataset, recipe, out=values.out, **arguments)
+    result = compress(values.model, values.dataset, recipe, out=values.out, reuse=values.reuse, **arguments)
     evidence = result.evidence
     print_table(f"{result.artifact}", ("", "float", "artifact"), figures(evidence))
     if evidence.promises:

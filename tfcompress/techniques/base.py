@@ -85,6 +85,8 @@ class Technique(Schema):
     stage: ClassVar[str]
     trains: ClassVar[bool] = True
     """Whether the step has epochs; a step without has no use for `fit`."""
+    open_ended: ClassVar[bool] = False
+    """Whether training for more epochs begins like training for fewer: nothing but the rate looks ahead to the end."""
 
     technique: str
     """Which technique this is."""

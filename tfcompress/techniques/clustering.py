@@ -47,6 +47,7 @@ class Clustering(Technique):
     """
 
     stage: ClassVar[str] = "shared"
+    open_ended: ClassVar[bool] = True
 
     technique: Literal["clustering"] = "clustering"
     clusters: Clusters = 16

@@ -54,6 +54,7 @@ class Quantization(Technique):
     """
 
     stage: ClassVar[str] = "quantized"
+    open_ended: ClassVar[bool] = True
 
     technique: Literal["quantization"] = "quantization"
     weight_bits: Bits = 8

@@ -257,7 +257,8 @@ class _Search:
             self.trials.keep(self.trials[outcome.number].model_copy(update={"tested": outcome.measured}))
 
     def _task(self, trial: Trial, split: str = "validation") -> Task:
-        return Task(self.space.fill(trial.values), self.trials.run_folder(trial), split)
+        earlier = (self.trials.run_folder(other) for other in self.trials.ended if other.has_artifact)
+        return Task(self.space.fill(trial.values), self.trials.run_folder(trial), split, tuple(earlier))
 
     def _result(self) -> SearchResult:
         results = tuple(TrialResult(trial, self.trials.run_folder(trial)) for trial in self.trials if trial.ended)

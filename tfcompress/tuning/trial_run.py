@@ -46,11 +46,13 @@ class Task:
         tree: the filled recipe.
         folder: of its run; an interrupted one goes on.
         split: what the metric is measured on.
+        reuse: folders of earlier trials, whose leading steps may be the same (`tfcompress.reuse`).
     """
 
     tree: Mapping[str, Any]
     folder: Path
     split: str = "validation"
+    reuse: tuple[Path, ...] = ()
 
 
 def run_in_child(shared: Path, task: Task) -> dict[str, float]:
@@ -77,6 +79,7 @@ def run(shared: Shared, task: Task) -> dict[str, float]:
             custom_objects=shared.custom_objects,
             unsafe=shared.unsafe,
             out=task.folder,
+            reuse=task.reuse,
         )
     finally:
         # A worker that runs trial after trial would keep the graphs of all of them.

@@ -1,0 +1,76 @@
+"""Taking over from an earlier run what this run would train once more: the steps with which both begin."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from tfcompress.run_folder import RECORD_FILE, RunFolder
+from tfcompress.techniques.base import Technique, techniques
+from tfcompress.training import checkpoint_name
+from tfcompress.vocabulary.errors import RunFolderError
+
+
+def take_over(folder: RunFolder, earlier: Path, identity: Mapping[str, Any]) -> tuple[str, ...]:
+    """Copy the checkpoints of the leading steps that the run in `earlier` shares with this one.
+
+    A step is shared where all that its weights depend on is the same: model, data, preprocessing, seed, versions, and
+    the recipe's task, data, `train`, conversion and steps up to it. The first step that is not may still begin like
+    that one: where it only trains for more epochs, and neither its rate nor its technique looks ahead to the last of
+    them. What is copied is what this run would compute itself, bit for bit.
+
+    Args:
+        folder: of this run; checkpoints that it has stay.
+        earlier: the folder of a run, finished or not.
+        identity: of this run, as its folder was claimed with.
+
+    Returns:
+        The names of the steps of which something was taken.
+
+    Raises:
+        RunFolderError: `earlier` is not the folder of a run, or its record is damaged.
+    """
+    theirs, mine = _record(earlier), json.loads(json.dumps(identity))
+    recipe, other = mine.pop("recipe"), theirs.pop("recipe", {})
+    if mine != theirs or any(recipe[key] != other.get(key) for key in ("task", "data", "train", "conversion")):
+        return ()
+    taken = []
+    names = [("train", 0)]
+    # What a run measured to be faster changes the model of its last step.
+    count = len(recipe["steps"]) - bool(recipe["conversion"]["faster"])
+    for index, (step, same) in enumerate(zip(recipe["steps"][:count], other["steps"], strict=False), start=1):
+        if step == same or _longer(step, same):
+            names.append((step["name"], index))
+        if step != same:
+            break
+    for name, index in names:
+        place = checkpoint_name(index, name)
+        source = earlier / place
+        if source.is_file() and not folder.file(place).exists():
+            folder.write(place, source.read_bytes())
+            taken.append(name)
+    return tuple(taken)
+
+
+def _record(folder: Path) -> dict[str, Any]:
+    path = folder / RECORD_FILE
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise RunFolderError(
+            f"Only from the folder of a run can something be taken over. {path}: {error}. Remedy: leave it out."
+        ) from error
+
+
+def _longer(step: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Whether `step` is `other` trained for more epochs, and begins like it."""
+    kind: type[Technique] = techniques()[step["technique"]]
+    fit, shorter = step["fit"], other["fit"]
+    return (
+        kind.open_ended
+        and fit["decay"] == "constant"
+        and fit["epochs"] > shorter["epochs"]
+        and {**step, "fit": {**fit, "epochs": shorter["epochs"]}} == other
+    )
