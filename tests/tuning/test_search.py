@@ -165,3 +165,28 @@ def test_the_measures_of_a_trial_are_those_that_goals_may_name(found):
     assert set(found.best.measured) == set(MEASURES)
     assert trial_run.Task({}, found.folder).split == "validation"
     assert np.isfinite(list(found.best.measured.values())).all()
+
+
+@pytest.mark.slow
+def test_hyperband_goes_on_from_checkpoints_and_its_files_are_those_of_runs_alone(net, data, tmp_path):
+    space = {
+        **SPACE,
+        "steps": [
+            {
+                "technique": "quantization",
+                "weight_bits": {"choice": [2, 3, 4, 5, 6, 7, 8]},
+                "fit": {"epochs": 4, "decay": "constant"},
+            }
+        ],
+    }
+    goal = {**GOAL, "oracle": "hyperband"}
+    result = search(net, data, space, **goal, max_trials=7, workers=2, out=tmp_path / "search")
+    going_on = [r for r in result.trials if r.trial.continues is not None]
+    assert going_on
+    for one in going_on[:2]:
+        before = result.trials[one.trial.continues].trial
+        assert before.values == one.values
+        assert one.trial.initial_epoch == before.epochs < one.trial.epochs
+        recipe = result.folder / "trials" / f"{one.trial.number:04d}" / "recipe.yaml"
+        alone = compress(net, data, recipe, out=tmp_path / f"alone{one.trial.number}")
+        assert alone.artifact.read_bytes() == one.artifact.read_bytes()

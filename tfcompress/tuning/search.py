@@ -17,9 +17,10 @@ from tfcompress.preparation import Job, JobOptions, open_job
 from tfcompress.run_folder import RunFolder
 from tfcompress.run_state import write_state
 from tfcompress.tuning import pareto
+from tfcompress.tuning.epochs import last_epochs, with_epochs
 from tfcompress.tuning.local import LocalExecutor, Outcome
 from tfcompress.tuning.measures import Goal
-from tfcompress.tuning.oracles import Proposal, ask, make_oracle, tell, tell_again
+from tfcompress.tuning.oracles import ask, make_oracle, tell, tell_again
 from tfcompress.tuning.space import Space, draft, load_space
 from tfcompress.tuning.trial_run import Shared, Task
 from tfcompress.tuning.trials import Trial, Trials
@@ -149,7 +150,8 @@ def search(
     space.check()
     if job.data.dataset.train.targets is None and (missing := sorted(goal.needed & _OF_LABELS)):
         raise SearchError(f"{', '.join(missing)} need labels, and {job.data.dataset.name} has none.")
-    asked = make_oracle(oracle, space, goal, max_trials=max_trials, seed=job.seed)
+    epochs = last_epochs(job.recipe, space) if oracle == "hyperband" else None
+    asked = make_oracle(oracle, space, goal, max_trials=max_trials, seed=job.seed, max_epochs=epochs)
     identity = {
         "space": space.identity(),
         "objectives": list(goal.objectives),
@@ -203,8 +205,8 @@ class _Search:
 
     def run(self) -> SearchResult:
         """Go on until the oracle has no more, then test the front."""
-        ended = [(_proposal(trial), trial.measured or None) for trial in self.trials.ended]
-        tell_again(self.oracle, ended, [_proposal(trial) for trial in self.trials.running])
+        ended = [(trial.proposal, trial.measured or None) for trial in self.trials.ended]
+        tell_again(self.oracle, ended, [trial.proposal for trial in self.trials.running])
         with LocalExecutor(self.folder.file(SHARED_FILE), self.workers) as executor:
             for trial in self.trials.running:
                 executor.submit(trial.number, self._task(trial))
@@ -219,10 +221,8 @@ class _Search:
     def _propose(self, executor: LocalExecutor) -> None:
         """Give every free worker a trial, as far as the oracle has any."""
         while len(self.trials.running) < self.workers and (proposal := ask(self.oracle)):
-            trial = self.trials.begin(proposal.values, proposal.known)
-            self.folder.write(
-                f"trials/{self.trials.name(trial)}/recipe.yaml", _recipe_text(self.space.fill(trial.values))
-            )
+            trial = self.trials.begin(proposal)
+            self.folder.write(f"trials/{self.trials.name(trial)}/recipe.yaml", _recipe_text(self._filled(trial)))
             executor.submit(trial.number, self._task(trial))
 
     def _end(self, outcome: Outcome) -> None:
@@ -257,8 +257,15 @@ class _Search:
             self.trials.keep(self.trials[outcome.number].model_copy(update={"tested": outcome.measured}))
 
     def _task(self, trial: Trial, split: str = "validation") -> Task:
-        earlier = (self.trials.run_folder(other) for other in self.trials.ended if other.has_artifact)
-        return Task(self.space.fill(trial.values), self.trials.run_folder(trial), split, tuple(earlier))
+        # Those trained for longest first: of one of these a trial may go on.
+        ended = sorted((t for t in self.trials.ended if t.has_artifact), key=lambda other: -(other.epochs or 0))
+        earlier = tuple(self.trials.run_folder(other) for other in ended)
+        return Task(self._filled(trial), self.trials.run_folder(trial), split, earlier)
+
+    def _filled(self, trial: Trial) -> dict[str, Any]:
+        """The trial's recipe, which trains its last step for as many epochs as the oracle gave it."""
+        tree = self.space.fill(trial.values)
+        return tree if trial.epochs is None else with_epochs(tree, trial.epochs)
 
     def _result(self) -> SearchResult:
         results = tuple(TrialResult(trial, self.trials.run_folder(trial)) for trial in self.trials if trial.ended)
@@ -293,10 +300,6 @@ class _Search:
         self.folder.log(line)
         self.job.reporter.message(line)
         self.job.reporter.progress("search", done, self.oracle.max_trials)
-
-
-def _proposal(trial: Trial) -> Proposal:
-    return Proposal(trial.number, trial.values, trial.asked_after)
 
 
 def _recipe_text(tree: Mapping[str, Any]) -> str:

@@ -9,6 +9,7 @@ from typing import Any, Literal
 from pydantic import Field, ValidationError
 
 from tfcompress.run_folder import RunFolder
+from tfcompress.tuning.oracles import Proposal
 from tfcompress.vocabulary.errors import RunFolderError
 from tfcompress.vocabulary.schema import Schema
 
@@ -32,12 +33,23 @@ class Trial(Schema):
     """By measure, of the artifact, the metric on the validation split."""
     tested: dict[str, float] = Field(default={})
     """Likewise with the metric on the test split, for those of the front; it decides nothing."""
+    epochs: int | None = None
+    """Of the last step that trains, where the oracle decides; None where the recipe does."""
+    initial_epoch: int = 0
+    """Of these, how many the trial that it continues has trained."""
+    continues: int | None = None
+    """The number of that trial."""
     asked_after: int
     """How many trials had ended when it was proposed."""
     ended_as: int | None = None
     """Its place in the order in which trials ended, from 0; None while it runs."""
     seconds: float | None = None
     """Wall time of the trial."""
+
+    @property
+    def proposal(self) -> Proposal:
+        """What the oracle proposed."""
+        return Proposal(self.number, self.values, self.asked_after, self.epochs, self.initial_epoch, self.continues)
 
     @property
     def ended(self) -> bool:
@@ -77,9 +89,18 @@ class Trials:
         """Those that were proposed and have not ended."""
         return tuple(trial for trial in self if not trial.ended)
 
-    def begin(self, values: Mapping[str, Any], asked_after: int) -> Trial:
-        """A new trial with `values`, see `Trial`."""
-        return self.keep(Trial(number=len(self), values=dict(values), asked_after=asked_after))
+    def begin(self, proposal: Proposal) -> Trial:
+        """The trial of a proposal."""
+        return self.keep(
+            Trial(
+                number=proposal.number,
+                values=dict(proposal.values),
+                asked_after=proposal.known,
+                epochs=proposal.epochs,
+                initial_epoch=proposal.initial_epoch,
+                continues=proposal.continues,
+            )
+        )
 
     def end(self, trial: Trial, **how: Any) -> Trial:
         """`trial` with what came of it, as the last that ended."""
