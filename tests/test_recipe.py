@@ -138,6 +138,30 @@ def test_missing_and_broken_files(tmp_path):
     assert "steps: this key is required" in refused(tmp_path / "empty.yaml")
 
 
+HOLES = [
+    {"technique": "pruning", "final_sparsity": {"float": [0.3, 0.9]}},
+    {"technique": "pruning", "schedule": {"choice": ["constant", "polynomial"]}},
+    {"technique": {"choice": ["pruning", "clustering"]}},
+    {"maybe": {"technique": "pruning"}},
+]
+
+
+@pytest.mark.parametrize("step", HOLES)
+def test_a_recipe_with_holes_is_sent_to_the_search(step):
+    assert "found by tfcompress search" in refused({"steps": [step]})
+
+
+def test_a_shipped_space_is_sent_to_the_search_unless_a_file_has_its_name(tmp_path, monkeypatch):
+    assert "tfcompress search --recipe=bits_and_sparsity" in refused("bits_and_sparsity")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "bits_and_sparsity").write_text("steps: [{technique: post_training}]\n")
+    assert load_recipe("bits_and_sparsity").steps[0].technique == "post_training"
+
+
+def test_wrong_values_that_are_no_holes_are_not():
+    assert "search" not in refused({"steps": [{"technique": "pruning", "final_sparsity": "high"}]})
+
+
 def test_python_objects_appear_by_name_in_the_plain_form():
     def ramp(done):
         return 0.5 * done

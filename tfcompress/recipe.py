@@ -106,12 +106,29 @@ def load_recipe(source: str | Path | Mapping[str, Any] | Recipe, overrides: Sequ
         if not overrides:
             return source
         source = source.model_dump()
+    _refuse_shipped_space(source)
     origin, tree, lines = read_tree(source, shipped())
     tree = overridden(tree, overrides, sections())
     try:
         return Recipe.model_validate(tree)
     except ValidationError as error:
-        raise RecipeError(f"{origin} cannot run as written:\n  {problems_in(error, tree, lines)}") from None
+        listed = problems_in(error, tree, lines) + _advice_on_holes(error)
+        raise RecipeError(f"{origin} cannot run as written:\n  {listed}") from None
+
+
+def _refuse_shipped_space(source: str | Path | Mapping[str, Any]) -> None:
+    if str(source) in shipped_texts("spaces") and not Path(str(source)).is_file():
+        raise RecipeError(
+            f"A recipe must have its values. Received: {source}, which leaves some open. Remedy: tfcompress search "
+            f"--recipe={source} finds them; or close them in a copy of the file."
+        )
+
+
+def _advice_on_holes(error: ValidationError) -> str:
+    """A word on searching, where a mapping stands in place of a value or step and may have been meant as a hole."""
+    kinds = ("_type", "_parsing", "literal_error", "union_tag_not_found", "union_tag_invalid")
+    meant = any(isinstance(issue["input"], Mapping) and issue["type"].endswith(kinds) for issue in error.errors())
+    return "\n  values that are left open are found by tfcompress search, which takes such a recipe" if meant else ""
 
 
 def sections() -> list[str]:

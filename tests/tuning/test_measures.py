@@ -59,7 +59,7 @@ def test_goals_are_values():
 
 def test_everything_wrong_is_told_at_once():
     with pytest.raises(SearchError) as caught:
-        Goal(("deflatd_bytes", "bytes", "bytes"), {"drop": 1.0, "macs": math.nan, "accuracy": "0.9"})
+        Goal(("deflatd_bytes", "bytes", "bytes"), {"drop": 1.0, "macs": math.nan, "accuracy": "0.9", "bytes": -1})
     told = str(caught.value)
     for part in (
         "Received: deflatd_bytes. Did you mean deflated_bytes?",
@@ -67,6 +67,7 @@ def test_everything_wrong_is_told_at_once():
         "a bound must be one of",
         "the bound of macs must be a finite number. Received: nan",
         "the bound of accuracy must be a finite number. Received: '0.9'",
+        "the bound of bytes must not be negative: no file could meet it. Received: -1",
     ):
         assert part in told
 
@@ -75,6 +76,10 @@ def test_everything_wrong_is_told_at_once():
 def test_objectives_must_be_named(objectives, told):
     with pytest.raises(SearchError, match=told):
         Goal(objectives)
+
+
+def test_a_file_may_have_to_be_better_than_the_float_one():
+    assert Goal(("bytes",), {"drop_points": -0.5}).excesses({"bytes": 1, "drop_points": 0.0}) == {"drop_points": 0.5}
 
 
 def test_every_measure_says_what_it_is():

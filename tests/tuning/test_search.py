@@ -132,6 +132,8 @@ def test_failed_trials_are_not_the_end_and_the_nearest_to_the_bounds_is_there(tm
     [
         ({"objectives": ["speed"]}, SearchError, "an objective must be one of"),
         ({"bounds": {"byte": 3}}, SearchError, "Did you mean bytes"),
+        ({"objectives": "bytes"}, SearchError, "a sequence of names"),
+        ({"bounds": {"bytes": -3}}, SearchError, "must not be negative"),
         ({"oracle": "gird"}, SearchError, "Did you mean grid"),
         ({"max_trials": 0}, SearchError, "max_trials"),
         ({"recipe": "ptq_int8"}, RecipeError, "has no hole"),
@@ -142,6 +144,12 @@ def test_what_cannot_be_searched_is_refused_and_leaves_nothing(net, data, tmp_pa
     with pytest.raises(error, match=words):
         search(net, data, arguments.pop("recipe"), **arguments, out=tmp_path / "search")
     assert not (tmp_path / "search").exists()
+
+
+def test_what_needs_no_model_is_refused_before_one_is_looked_for():
+    for change, words in (({"oracle": "gird"}, "Did you mean grid"), ({"objectives": ["speed"]}, "an objective must")):
+        with pytest.raises(SearchError, match=words):
+            search("no_such_network", "no_such_data", SPACE, **{**GOAL, **change})
 
 
 def test_another_space_is_refused_in_the_same_folder(found, net, data):

@@ -42,6 +42,7 @@ MEASURES: Mapping[str, Measure] = MappingProxyType(
     }
 )
 """Every measure, by name. All of the metric are of the validation split: the test split decides nothing."""
+_OF_EITHER_SIGN = frozenset({"accuracy", "drop_points"})
 
 
 @dataclass(frozen=True)
@@ -133,3 +134,5 @@ def _problems(objectives: Sequence[str], bounds: Mapping[str, float]) -> Iterabl
     for name, bound in bounds.items():
         if isinstance(bound, bool) or not isinstance(bound, (int, float)) or not math.isfinite(bound):
             yield f"the bound of {name} must be a finite number. Received: {bound!r}"
+        elif bound < 0 and name not in _OF_EITHER_SIGN:
+            yield f"the bound of {name} must not be negative: no file could meet it. Received: {bound!r}"

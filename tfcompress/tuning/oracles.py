@@ -47,6 +47,16 @@ class Proposal:
     continues: int | None = None
 
 
+def require_known(name: str) -> None:
+    """Refuse what is no oracle's name, before a model or data are loaded.
+
+    Raises:
+        SearchError: `name` is not in `ORACLES`.
+    """
+    if problems := _unknown(name):
+        raise SearchError(f"The oracle cannot be made: {problems[0]}")
+
+
 def make_oracle(
     name: str,
     space: Space,
@@ -189,14 +199,18 @@ def _begin(oracle: Any, proposal: Proposal) -> None:
         )
 
 
+def _unknown(name: str) -> list[str]:
+    if name in ORACLES:
+        return []
+    near = get_close_matches(str(name), ORACLES, n=1)
+    hint = f" Did you mean {near[0]}?" if near else ""
+    return [f"an oracle must be one of {', '.join(ORACLES)}. Received: {name}.{hint}"]
+
+
 def _problems(
     name: str, max_trials: int, seed: int, sensitivity: Sensitivity | None, max_epochs: int | None
 ) -> list[str]:
-    problems = []
-    if name not in ORACLES:
-        near = get_close_matches(str(name), ORACLES, n=1)
-        hint = f" Did you mean {near[0]}?" if near else ""
-        problems.append(f"an oracle must be one of {', '.join(ORACLES)}. Received: {name}.{hint}")
+    problems = _unknown(name)
     if not isinstance(max_trials, int) or max_trials < 1:
         problems.append(f"max_trials must be a whole number of at least 1. Received: {max_trials!r}")
     if not isinstance(seed, int) or seed < 0:

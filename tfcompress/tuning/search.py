@@ -20,7 +20,7 @@ from tfcompress.tuning import pareto
 from tfcompress.tuning.epochs import last_epochs, with_epochs
 from tfcompress.tuning.local import LocalExecutor, Outcome
 from tfcompress.tuning.measures import Goal
-from tfcompress.tuning.oracles import ask, make_oracle, tell, tell_again
+from tfcompress.tuning.oracles import ask, make_oracle, require_known, tell, tell_again
 from tfcompress.tuning.space import Space, draft, load_space
 from tfcompress.tuning.trial_run import Shared, Task
 from tfcompress.tuning.trials import Trial, Trials
@@ -142,7 +142,8 @@ def search(
     """
     if max_trials < 1 or workers < 1:
         raise SearchError(f"max_trials and workers must be at least 1. Received: {max_trials} and {workers}.")
-    goal = Goal(tuple(objectives), dict(bounds or {}))
+    goal = Goal(objectives, bounds or {})
+    require_known(oracle)
     overrides = options.pop("overrides", ())
     job = open_job(model, data, draft(recipe, overrides), **options)
     start = job.enabled.state.model
