@@ -73,7 +73,6 @@ def test_all_problems_are_named_at_once_with_line_rule_and_what_came(tmp_path):
         ({"technique": "prunning"}, "must be one of clustering, post_training, pruning, quantization"),
         ({"final_sparsity": 0.5}, "must be one of"),
         ({"technique": "pruning", "begin": 0.8, "end": 0.4}, "end must lie behind begin"),
-        ({"technique": "pruning", "fit": {"epochs": 0}}, "fit.epochs must be at least 1"),
         ({"technique": "pruning", "n_of_m": [4, 4]}, "0 < zeros < group"),
         ({"technique": "pruning", "n_of_m": [2, 4], "block_size": [4, 4]}, "exclude one another"),
         ({"technique": "clustering", "clusters": 1}, "clusters: must be greater than or equal to 2"),

@@ -16,6 +16,8 @@ _HOMES = {
     "preflight": "tfcompress.feasibility",
     "search": "tfcompress.tuning.search",
     "SearchResult": "tfcompress.tuning.search",
+    "sensitivity": "tfcompress.tuning.sensitivity",
+    "SensitivityResult": "tfcompress.tuning.sensitivity",
     "load_recipe": "tfcompress.recipe",
     "load_model": "tfcompress.models.loading",
     "load_data": "tfcompress.data",

@@ -285,13 +285,28 @@ def test_a_model_without_kernels_and_one_with_an_lstm_are_told_so():
         {"n_of_m": (4, 4)},
         {"n_of_m": (0, 4)},
         {"n_of_m": (2, 4), "block_size": (1, 2)},
-        {"fit": {"epochs": 0}},
         {"schedule": "cubic"},
     ],
 )
 def test_values_out_of_range_are_refused(settings):
     with pytest.raises(ValidationError):
         Pruning(**settings)
+
+
+@pytest.mark.parametrize("settings", [{"final_sparsity": 0.7, "per_layer": {"out": 0.25}}, {"n_of_m": (2, 4)}])
+def test_without_epochs_the_masks_are_made_of_the_weights_as_they_are(settings):
+    model, inputs = dense(), inputs_for(dense())
+    step = Pruning(fit={"epochs": 0}, **settings)
+    state = run(step, State(model), inputs, epochs=0)
+    for layer in ("hidden", "out"):
+        before, after = kernel_of(model, layer), kernel_of(state.model, layer)
+        if step.n_of_m:
+            rows = np.abs(before.T).reshape(-1, 4)
+            kept = (rows >= np.sort(rows, axis=1)[:, 2:3]).reshape(before.T.shape).T
+        else:
+            zeros = int(np.ceil({"hidden": 0.7, "out": 0.25}[layer] * before.size))
+            kept = np.abs(before) > np.sort(np.abs(before).ravel())[zeros - 1]
+        np.testing.assert_array_equal(after, np.where(kept, before, 0))
 
 
 def test_training_that_never_reached_the_end_is_refused():

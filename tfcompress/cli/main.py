@@ -19,6 +19,7 @@ from tfcompress.vocabulary.errors import TfcompressError
 COMMANDS = {
     "compress": "run a recipe: a model and data in, one verified .tflite file and its evidence out",
     "search": "fill the holes of a recipe, and find the Pareto front of real files",
+    "sensitivity": "try each layer alone at each bit-width and sparsity, without training",
     "train": "train a network of the zoo, or go on training a model",
     "check": "say what can be done to a model: every layer x every technique and the conversion",
     "convert": "convert a trained model by calibration alone, and prove the file",

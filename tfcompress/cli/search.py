@@ -39,6 +39,12 @@ def define_flags(values: flags.FlagValues) -> None:
         "oracle", "pareto", "Who proposes: pareto, random, bayesian, hyperband or grid.", flag_values=values
     )
     flags.DEFINE_string(
+        "sensitivity",
+        None,
+        "The folder of a sensitivity analysis, which tells the oracle pareto what to try first.",
+        flag_values=values,
+    )
+    flags.DEFINE_string(
         "out",
         None,
         "The search's folder. Default: tflite_models/<model>-<dataset>-<recipe>-search.",
@@ -59,6 +65,7 @@ def run(values: flags.FlagValues) -> int:
         max_trials=values.max_trials,
         oracle=values.oracle,
         workers=values.workers,
+        sensitivity=values.sensitivity,
         out=values.out,
         overrides=values["set"].value,
         data_dir=values.data_dir,

@@ -108,6 +108,11 @@ class PruneExactly(pruning_wrapper.PruneLowMagnitude):
             sparsity_m_by_n=self.sparsity_m_by_n,
         )
 
+    def make_masks(self) -> None:
+        """Make the masks of the first step now, of a layer that is not going to be trained."""
+        self.pruning_step.assign(1)
+        self.pruning_obj.conditional_mask_update()
+
     def apply_mask(self) -> None:
         """Set the masked weights to zero; the optimizer's last step may have moved them."""
         for weight, mask, _ in self.pruning_vars:

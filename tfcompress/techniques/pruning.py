@@ -34,7 +34,8 @@ Share = Annotated[float, Field(ge=0, lt=1)]
 class Pruning(Technique):
     """Zero the weights of smallest magnitude, gradually, and train the others.
 
-    Zhu and Gupta, "To prune, or not to prune" (2017), on tfmot's pruning wrapper.
+    Zhu and Gupta, "To prune, or not to prune" (2017), on tfmot's pruning wrapper. With `fit: {epochs: 0}` the masks
+    are made at once, of the weights as they are, and nothing is trained.
 
     Example:
         >>> Pruning(final_sparsity=0.9, fit={"epochs": 4}).name
@@ -77,8 +78,6 @@ class Pruning(Technique):
     def _values_agree(self) -> Pruning:
         if self.end <= self.begin:
             raise ValueError(f"end must lie behind begin. Received: begin={self.begin}, end={self.end}")
-        if self.fit.epochs < 1:
-            raise ValueError("fit.epochs must be at least 1: masks are made while the model trains. Received: 0")
         if min(self.block_size) < 1:
             raise ValueError(f"block_size must hold two numbers of at least 1. Received: {self.block_size}")
         if self.n_of_m is not None:
@@ -129,7 +128,11 @@ class Pruning(Technique):
                 layer, pruning_schedule=schedule, block_size=self.block_size, sparsity_m_by_n=self.n_of_m
             )
 
-        return state.evolve(model=kd.keras.models.clone_model(source, clone_function=wrap))
+        model = kd.keras.models.clone_model(source, clone_function=wrap)
+        if plan.epochs == 0:
+            for layer in _wrappers(model):
+                layer.make_masks()
+        return state.evolve(model=model)
 
     def callbacks(self, state: State) -> list[Any]:
         """tfmot's step counter; without it the wrapper refuses to train."""

@@ -16,11 +16,13 @@ from tfcompress.pipeline import ARTIFACT_FILE, train
 from tfcompress.preparation import Job, JobOptions, open_job
 from tfcompress.run_folder import RunFolder
 from tfcompress.run_state import write_state
+from tfcompress.techniques.base import Technique
 from tfcompress.tuning import pareto
 from tfcompress.tuning.epochs import last_epochs, with_epochs
 from tfcompress.tuning.local import LocalExecutor, Outcome
 from tfcompress.tuning.measures import Goal
 from tfcompress.tuning.oracles import ask, make_oracle, require_known, tell, tell_again
+from tfcompress.tuning.sensitivity import foreseen_by
 from tfcompress.tuning.space import Space, draft, load_space
 from tfcompress.tuning.trial_run import Shared, Task
 from tfcompress.tuning.trials import Trial, Trials
@@ -109,6 +111,7 @@ def search(
     max_trials: int = 30,
     oracle: str = "pareto",
     workers: int = 1,
+    sensitivity: str | Path | None = None,
     out: str | Path | None = None,
     **options: Unpack[JobOptions],
 ) -> SearchResult:
@@ -129,6 +132,8 @@ def search(
         max_trials: proposals, failed ones included.
         oracle: who proposes (`tfcompress.tuning.oracles`).
         workers: trials at a time, each in a process of its own. Defaults to 1.
+        sensitivity: the folder of an analysis (`tfcompress.sensitivity`) that tells the oracle `pareto` what to try
+            first. Defaults to none.
         out: the search's folder. Defaults to `tflite_models/<model>-<data>-<recipe>-search`.
         **options: as those of `tfcompress.compress`.
 
@@ -147,17 +152,25 @@ def search(
     overrides = options.pop("overrides", ())
     job = open_job(model, data, draft(recipe, overrides), **options)
     start = job.enabled.state.model
-    space = load_space(recipe, overrides, layers=lambda step: step.layers_with_values(start))
+
+    def layers(step: Technique) -> Sequence[str]:
+        return step.layers_with_values(start)
+
+    space = load_space(recipe, overrides, layers)
     space.check()
     if job.data.dataset.train.targets is None and (missing := sorted(goal.needed & _OF_LABELS)):
         raise SearchError(f"{', '.join(missing)} need labels, and {job.data.dataset.name} has none.")
     epochs = last_epochs(job.recipe, space) if oracle == "hyperband" else None
-    asked = make_oracle(oracle, space, goal, max_trials=max_trials, seed=job.seed, max_epochs=epochs)
+    foreseen = None if sensitivity is None else foreseen_by(sensitivity, job, space, layers)
+    asked = make_oracle(
+        oracle, space, goal, max_trials=max_trials, seed=job.seed, sensitivity=foreseen, max_epochs=epochs
+    )
     identity = {
         "space": space.identity(),
         "objectives": list(goal.objectives),
         "bounds": dict(goal.bounds),
         "oracle": oracle,
+        **({} if foreseen is None else {"sensitivity": foreseen}),
         **{key: value for key, value in job.identity.items() if key != "recipe"},
     }
     place = out or Path("tflite_models") / f"{job.default_name}-search"

@@ -229,7 +229,7 @@ def load_space(
         >>> load_space("prune_qat", ["pruning.final_sparsity={float: [0.3, 0.9]}"]).holes[0].default
         0.6
     """
-    space = _read(source, overrides, layers)
+    space = read_space(source, overrides, layers)
     if not space.holes:
         raise RecipeError(
             f"{space.origin} has no hole: there is nothing to search. Remedy: use tfcompress compress, which runs it "
@@ -246,12 +246,14 @@ def draft(source: str | Path | Mapping[str, Any] | Recipe, overrides: Sequence[s
     Raises:
         RecipeError: as `load_space` does.
     """
-    space = _read(source, overrides, lambda _: None)
+    space = read_space(source, overrides, lambda _: None)
     return space.fill(space.default())
 
 
-def _read(source: str | Path | Mapping[str, Any] | Recipe, overrides: Sequence[str], layers: Layers | None) -> Space:
-    """A space that may have no hole."""
+def read_space(
+    source: str | Path | Mapping[str, Any] | Recipe, overrides: Sequence[str] = (), layers: Layers | None = None
+) -> Space:
+    """As `load_space`, but a recipe without holes is a space of one."""
     if isinstance(source, Recipe):
         source = source.model_dump()
     origin, tree, lines = read_tree(source, {**shipped(), **shipped_spaces()})
