@@ -163,6 +163,13 @@ def test_without_labels_measures_of_the_metric_are_refused(net, data, tmp_path):
         search(net, data[0], SPACE, **GOAL, out=tmp_path / "search")
 
 
+def test_a_metric_of_which_less_is_better_is_no_accuracy(net, data, tmp_path):
+    targets = np.eye(models.CLASSES, dtype=np.float32)[data[1]]
+    regression = SPACE | {"task": {"loss": "mean_squared_error", "metric": "mean_absolute_error"}}
+    with pytest.raises(SearchError, match=r"less of mean_absolute_error is\. Remedy: drop_points"):
+        search(net, (data[0], targets), regression, objectives=["accuracy"], out=tmp_path / "search")
+
+
 def test_it_is_at_hand_in_the_package():
     assert tfcompress.search is search
 

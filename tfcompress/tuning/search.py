@@ -158,8 +158,7 @@ def search(
 
     space = load_space(recipe, overrides, layers)
     space.check()
-    if job.data.dataset.train.targets is None and (missing := sorted(goal.needed & _OF_LABELS)):
-        raise SearchError(f"{', '.join(missing)} need labels, and {job.data.dataset.name} has none.")
+    _check_metric(goal, job)
     epochs = last_epochs(job.recipe, space) if oracle == "hyperband" else None
     foreseen = None if sensitivity is None else foreseen_by(sensitivity, job, space, layers)
     asked = make_oracle(
@@ -177,6 +176,16 @@ def search(
     with RunFolder(place, identity) as folder:
         _share(job, model, data, options, folder)
         return _Search(job, folder, space, goal, asked, workers).run()
+
+
+def _check_metric(goal: Goal, job: Job) -> None:
+    """Refuse measures of a metric that the data or the task does not have."""
+    if job.data.dataset.train.targets is None and (missing := sorted(goal.needed & _OF_LABELS)):
+        raise SearchError(f"{', '.join(missing)} need labels, and {job.data.dataset.name} has none.")
+    if "accuracy" in goal.needed and not (score := job.data.validation_score(job.state.model)).higher_is_better:
+        raise SearchError(
+            f"accuracy stands for a metric of which more is better, and less of {score.name} is. Remedy: drop_points."
+        )
 
 
 def _share(job: Job, model: Any, data: Any, options: JobOptions, folder: RunFolder) -> None:
