@@ -13,6 +13,7 @@ import yaml
 
 from tfcompress import measure
 from tfcompress.atomic import write_atomically
+from tfcompress.callbacks.keep_promises import keep_promises
 from tfcompress.card import card
 from tfcompress.convert.c_array import micro_operators, write_c_array
 from tfcompress.convert.converter import float_tflite, warm_up
@@ -239,7 +240,7 @@ class _Run:
                 step.fit,
                 job.data,
                 job.seed,
-                callbacks=step.callbacks(prepared),
+                callbacks=[*step.callbacks(prepared), *keep_promises(prepared)],
                 objective=step.objective,
                 first_selectable_epoch=step.first_selectable_epoch(plan),
             )
