@@ -37,8 +37,12 @@ class StepSchedule(PruningSchedule):
         tf = kd.tf
         inside = (step >= self.begin) & (step <= self.end)
         due = ((step - self.begin) % self.frequency == 0) | (step == self.end)
+        return inside & due, tf.gather(self.values, self.update_at(step))
+
+    def update_at(self, step: Any) -> Any:
+        """The index in `values` of the update at `step`, or of the nearest."""
         update = (step - self.begin + self.frequency - 1) // self.frequency
-        return inside & due, tf.gather(self.values, tf.clip_by_value(update, 0, len(self.values) - 1))
+        return kd.tf.clip_by_value(update, 0, len(self.values) - 1)
 
     def get_config(self) -> dict[str, Any]:
         """Functions have no configuration; a wrapped model is prepared anew, not loaded."""
@@ -53,10 +57,12 @@ class ExactPruning(pruning_impl.Pruning):
 
     def _update_mask(self, weights: Any) -> tuple[Any, Any]:
         tf = kd.tf
-        sparsity = self._pruning_schedule(self._step_fn())[1]
         magnitude = tf.reshape(tf.abs(weights), [-1])
-        count = tf.size(magnitude)
-        kept = tf.math.top_k(magnitude, k=count - fewest_zeros(sparsity, count))
+        count = weights.shape.num_elements()
+        zeros = tf.gather(
+            fewest_zeros(self._pruning_schedule.values, count), self._pruning_schedule.update_at(self._step_fn())
+        )
+        kept = tf.math.top_k(magnitude, k=count - zeros)
         mask = tf.scatter_nd(kept.indices[:, None], tf.ones_like(kept.values), [count])
         threshold = tf.reduce_min(tf.concat([kept.values, [magnitude.dtype.max]], 0))
         return threshold, tf.reshape(mask, tf.shape(weights))
@@ -74,23 +80,23 @@ class ExactPruning(pruning_impl.Pruning):
         return tf.transpose(moved, [order.index(a) for a in range(weights.shape.rank)])
 
 
-def fewest_zeros(sparsity: Any, count: Any) -> Any:
-    """The smallest number of zeros of which ``zeros / count >= sparsity`` holds in float64.
+def fewest_zeros(sparsity: np.ndarray, count: int) -> np.ndarray:
+    """The smallest numbers of zeros of which ``zeros / count >= sparsity`` holds in float64.
+
+    Not in a TensorFlow graph, which multiplies by a rounded ``1 / count`` instead of dividing.
 
     Args:
-        sparsity: scalar float64 tensor in 0...1.
-        count: scalar integer tensor, at least 1.
+        sparsity: float64 in 0...1.
+        count: at least 1.
 
     Returns:
-        Scalar int32 tensor.
+        int32, in the shape of `sparsity`.
     """
-    tf = kd.tf
-    count = tf.cast(count, tf.float64)
-    zeros = tf.math.ceil(sparsity * count)
+    zeros = np.ceil(np.multiply(sparsity, count))
     # The product is rounded, so its ceiling may be one too many (0.07 * 100) or one too few.
-    zeros += tf.cast(zeros / count < sparsity, tf.float64)
-    zeros -= tf.cast((zeros - 1.0) / count >= sparsity, tf.float64)
-    return tf.cast(zeros, tf.int32)
+    zeros += zeros / count < sparsity
+    zeros -= (zeros - 1.0) / count >= sparsity
+    return zeros.astype(np.int32)
 
 
 class PruneExactly(pruning_wrapper.PruneLowMagnitude):
