@@ -99,6 +99,18 @@ def test_help_is_0_and_wrong_usage_2(capsys):
     assert run(capsys, "recipes", "stray")[0] == 2
 
 
+def test_a_flag_without_a_value_is_wrong_usage(capsys):
+    code, _, err = run(capsys, "compress", "--model=", "--dataset=digits", "--recipe=demo", "--out=")
+    assert code == 2
+    assert "must have a value. Received: --model= --out=" in err
+
+
+def test_check_takes_overrides_of_a_recipe_only(capsys):
+    code, out, err = run(capsys, "check", "lenet300", "--dataset=digits", "--set=train.epochs=3")
+    assert (code, out) == (2, "")
+    assert "name it with --recipe" in err
+
+
 def test_help_needs_no_tensorflow_and_less_than_a_second():
     code = (
         "import sys\nfrom tfcompress.cli.main import COMMANDS, main\n"

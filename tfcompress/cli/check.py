@@ -22,7 +22,10 @@ def define_flags(values: flags.FlagValues) -> None:
 
 
 def run(values: flags.FlagValues) -> int:
-    """Print the report; 1 when the model, or the recipe on it, is refused."""
+    """Print the report; 1 when the model, or the recipe on it, is refused, 2 for `--set` without `--recipe`."""
+    if values["set"].value and not values.recipe:
+        print("tfcompress check: --set overrides values of a recipe. Remedy: name it with --recipe.", file=sys.stderr)
+        return 2
     # The recipe alone is checked first: a typo should not cost the seconds that TensorFlow takes to load.
     from tfcompress.recipe import load_recipe
 

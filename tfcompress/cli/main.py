@@ -78,6 +78,8 @@ def _dispatch(arguments: list[str]) -> int:
         rest = values([name, *given])[1:]
         if rest:
             raise flags.Error(f"Only flags are taken. Received: {' '.join(rest)}")
+        if empty := [f"--{flag}=" for flag in values if values[flag].present and values[flag].value == ""]:
+            raise flags.Error(f"A flag that is given must have a value. Received: {' '.join(empty)}")
     except flags.Error as error:
         print(f"tfcompress {name}: {error}\nRemedy: see `tfcompress {name} --help`.", file=sys.stderr)
         return 2
