@@ -44,6 +44,8 @@ setup(
     ],
     extras_require={
         "dev": ["Pillow", "hypothesis", "pytest", "pytest-timeout", "pytest-xdist", "ruff"],
+        # Searches on a cluster.
+        "ray": ["ray>=2.60,<3"],
     },
     entry_points={"console_scripts": ["tfcompress=tfcompress.cli.main:main"]},
     classifiers=[

@@ -32,11 +32,31 @@ def take_over(folder: RunFolder, earlier: Path, identity: Mapping[str, Any]) -> 
     Raises:
         RunFolderError: `earlier` is not the folder of a run, or its record is damaged.
     """
-    theirs, mine = _record(earlier), json.loads(json.dumps(identity))
+    theirs, mine = read_record(earlier), json.loads(json.dumps(identity))
     recipe, other = mine.pop("recipe"), theirs.pop("recipe", {})
-    if mine != theirs or any(recipe[key] != other.get(key) for key in ("task", "data", "train", "conversion")):
+    if mine != theirs:
         return ()
     taken = []
+    for name, place in shared_checkpoints(recipe, other).items():
+        source = earlier / place
+        if source.is_file() and not folder.file(place).exists():
+            folder.write(place, source.read_bytes())
+            taken.append(name)
+    return tuple(taken)
+
+
+def shared_checkpoints(recipe: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, str]:
+    """The checkpoints that a run of `recipe` can take over from one of `other`, all beside the recipe being the same.
+
+    Args:
+        recipe: as plain values.
+        other: likewise.
+
+    Returns:
+        Their places in the run's folder, by the names of the steps.
+    """
+    if any(recipe[key] != other.get(key) for key in ("task", "data", "train", "conversion")):
+        return {}
     names = [("train", 0)]
     # What a run measured to be faster changes the model of its last step.
     count = len(recipe["steps"]) - bool(recipe["conversion"]["faster"])
@@ -45,16 +65,11 @@ def take_over(folder: RunFolder, earlier: Path, identity: Mapping[str, Any]) -> 
             names.append((step["name"], index))
         if step != same:
             break
-    for name, index in names:
-        place = checkpoint_name(index, name)
-        source = earlier / place
-        if source.is_file() and not folder.file(place).exists():
-            folder.write(place, source.read_bytes())
-            taken.append(name)
-    return tuple(taken)
+    return {name: checkpoint_name(index, name) for name, index in names}
 
 
-def _record(folder: Path) -> dict[str, Any]:
+def read_record(folder: Path) -> dict[str, Any]:
+    """What run `folder` belongs to, as `RunFolder` was given it; raises as `take_over`."""
     path = folder / RECORD_FILE
     try:
         return json.loads(path.read_text(encoding="utf-8"))

@@ -19,7 +19,8 @@ from tfcompress.vocabulary.errors import RunFolderError
 RECORD_FILE = "run.json"
 """What run a folder belongs to."""
 
-_LOCK = ".lock"
+LOCK_FILE = ".lock"
+"""Held by the process that uses the folder."""
 
 
 class RunFolder(contextlib.AbstractContextManager):
@@ -45,7 +46,7 @@ class RunFolder(contextlib.AbstractContextManager):
         made = [p for p in (self.path, *self.path.parents) if not p.exists()]
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            with _removing(made, self.path / _LOCK):
+            with _removing(made, self.path / LOCK_FILE):
                 self._claim(json.loads(json.dumps(identity)))
                 (self.path / "checkpoints").mkdir(exist_ok=True)
         except OSError as error:
@@ -70,7 +71,7 @@ class RunFolder(contextlib.AbstractContextManager):
 
     def _claim(self, identity: dict[str, Any]) -> None:
         record = self.path / RECORD_FILE
-        others = [p.name for p in self.path.iterdir() if p.name != _LOCK and not p.name.startswith(TEMPORARY)]
+        others = [p.name for p in self.path.iterdir() if p.name != LOCK_FILE and not p.name.startswith(TEMPORARY)]
         if others and not record.exists():
             raise RunFolderError(
                 f"The output folder must be new, empty, or of this run. {self.path} holds other files. "
@@ -92,7 +93,7 @@ class RunFolder(contextlib.AbstractContextManager):
             )
 
     def _take_lock(self) -> None:
-        self._lock = open(self.path / _LOCK, "a")  # noqa: SIM115 - held until close()
+        self._lock = open(self.path / LOCK_FILE, "a")  # noqa: SIM115 - held until close()
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:

@@ -34,7 +34,7 @@ def define_flags(values: flags.FlagValues) -> None:
     for name, (_, words) in BOUNDS.items():
         flags.DEFINE_float(name, None, words, flag_values=values)
     flags.DEFINE_integer("max_trials", 30, "Filled recipes to run.", flag_values=values, lower_bound=1)
-    flags.DEFINE_integer("workers", 1, "Trials at a time, each a process.", flag_values=values, lower_bound=1)
+    _define_executor(values)
     flags.DEFINE_string(
         "oracle", "pareto", "Who proposes: pareto, random, bayesian, hyperband or grid.", flag_values=values
     )
@@ -52,6 +52,29 @@ def define_flags(values: flags.FlagValues) -> None:
     )
 
 
+def _define_executor(values: flags.FlagValues) -> None:
+    flags.DEFINE_integer(
+        "workers",
+        None,
+        "Trials at a time, each a process. Default: 1, on Ray as many as the cluster has room for.",
+        flag_values=values,
+        lower_bound=1,
+    )
+    flags.DEFINE_enum(
+        "executor", "local", ["local", "ray"], "Processes of this machine, or a Ray cluster.", flag_values=values
+    )
+    flags.DEFINE_string(
+        "ray_address",
+        None,
+        "host:port of the Ray cluster that this machine is part of, or ray://host:port of any. Default: found here.",
+        flag_values=values,
+    )
+    flags.DEFINE_integer(
+        "cpus_per_trial", None, "CPUs that a trial asks Ray for. Default: 1.", flag_values=values, lower_bound=1
+    )
+    flags.DEFINE_float("gpus_per_trial", None, "GPUs, also a share of one. Default: 0.", flag_values=values)
+
+
 def run(values: flags.FlagValues) -> int:
     """Search, and print the front; 1 when no file is within the bounds."""
     from tfcompress.tuning.search import search
@@ -65,6 +88,10 @@ def run(values: flags.FlagValues) -> int:
         max_trials=values.max_trials,
         oracle=values.oracle,
         workers=values.workers,
+        executor=values.executor,
+        ray_address=values.ray_address,
+        cpus_per_trial=values.cpus_per_trial,
+        gpus_per_trial=values.gpus_per_trial,
         sensitivity=values.sensitivity,
         out=values.out,
         overrides=values["set"].value,

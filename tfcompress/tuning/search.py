@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Unpack
@@ -19,7 +19,8 @@ from tfcompress.run_state import write_state
 from tfcompress.techniques.base import Technique
 from tfcompress.tuning import pareto
 from tfcompress.tuning.epochs import last_epochs, with_epochs
-from tfcompress.tuning.local import LocalExecutor, Outcome
+from tfcompress.tuning.executor import Executor, Outcome
+from tfcompress.tuning.executors import choose_executor
 from tfcompress.tuning.measures import Goal
 from tfcompress.tuning.oracles import ask, make_oracle, require_known, tell, tell_again
 from tfcompress.tuning.sensitivity import foreseen_by
@@ -110,7 +111,11 @@ def search(
     bounds: Mapping[str, float] | None = None,
     max_trials: int = 30,
     oracle: str = "pareto",
-    workers: int = 1,
+    workers: int | None = None,
+    executor: str = "local",
+    ray_address: str | None = None,
+    cpus_per_trial: int | None = None,
+    gpus_per_trial: float | None = None,
     sensitivity: str | Path | None = None,
     out: str | Path | None = None,
     **options: Unpack[JobOptions],
@@ -131,7 +136,12 @@ def search(
             Defaults to none.
         max_trials: proposals, failed ones included.
         oracle: who proposes (`tfcompress.tuning.oracles`).
-        workers: trials at a time, each in a process of its own. Defaults to 1.
+        workers: trials at a time, each in a process of its own. Defaults to 1, on Ray to as many as the cluster has
+            room for.
+        executor: `"local"`, processes of this machine, or `"ray"`, tasks on an existing Ray cluster.
+        ray_address: of the cluster (`tfcompress.tuning.on_ray.Cluster`, which also has the defaults of the next two).
+        cpus_per_trial: that a trial asks Ray for.
+        gpus_per_trial: that a trial asks Ray for.
         sensitivity: the folder of an analysis (`tfcompress.sensitivity`) that tells the oracle `pareto` what to try
             first. Defaults to none.
         out: the search's folder. Defaults to `tflite_models/<model>-<data>-<recipe>-search`.
@@ -145,10 +155,17 @@ def search(
         >>> found.best.artifact  # doctest: +SKIP
         PosixPath('tflite_models/lenet300-digits-bits_and_sparsity-search/trials/0017/run/model.tflite')
     """
-    if max_trials < 1 or workers < 1:
-        raise SearchError(f"max_trials and workers must be at least 1. Received: {max_trials} and {workers}.")
+    if max_trials < 1:
+        raise SearchError(f"max_trials must be at least 1. Received: {max_trials}.")
     goal = Goal(objectives, bounds or {})
     require_known(oracle)
+    make_executor = choose_executor(
+        executor,
+        workers=workers,
+        ray_address=ray_address,
+        cpus_per_trial=cpus_per_trial,
+        gpus_per_trial=gpus_per_trial,
+    )
     overrides = options.pop("overrides", ())
     job = open_job(model, data, draft(recipe, overrides), **options)
     start = job.enabled.state.model
@@ -175,7 +192,7 @@ def search(
     place = out or Path("tflite_models") / f"{job.default_name}-search"
     with RunFolder(place, identity) as folder:
         _share(job, model, data, options, folder)
-        return _Search(job, folder, space, goal, asked, workers).run()
+        return _Search(job, folder, space, goal, asked, make_executor).run()
 
 
 def _check_metric(goal: Goal, job: Job) -> None:
@@ -216,21 +233,21 @@ class _Search:
         space: Space,
         goal: Goal,
         oracle: Any,
-        workers: int,
+        make_executor: Callable[[Path], Executor],
     ) -> None:
         self.job = job
         self.folder = folder
         self.space = space
         self.goal = goal
         self.oracle = oracle
-        self.workers = workers
+        self.make_executor = make_executor
         self.trials = Trials(folder)
 
     def run(self) -> SearchResult:
         """Go on until the oracle has no more, then test the front."""
         ended = [(trial.proposal, trial.measured or None) for trial in self.trials.ended]
         tell_again(self.oracle, ended, [trial.proposal for trial in self.trials.running])
-        with LocalExecutor(self.folder.file(SHARED_FILE), self.workers) as executor:
+        with self.make_executor(self.folder.file(SHARED_FILE)) as executor:
             for trial in self.trials.running:
                 executor.submit(trial.number, self._task(trial))
             self._propose(executor)
@@ -241,9 +258,9 @@ class _Search:
         self._summarise()
         return self._result()
 
-    def _propose(self, executor: LocalExecutor) -> None:
+    def _propose(self, executor: Executor) -> None:
         """Give every free worker a trial, as far as the oracle has any."""
-        while len(self.trials.running) < self.workers and (proposal := ask(self.oracle)):
+        while len(self.trials.running) < executor.workers and (proposal := ask(self.oracle)):
             trial = self.trials.begin(proposal)
             self.folder.write(f"trials/{self.trials.name(trial)}/recipe.yaml", _recipe_text(self._filled(trial)))
             executor.submit(trial.number, self._task(trial))
@@ -267,7 +284,7 @@ class _Search:
         self._say(ended)
         self._summarise()
 
-    def _test(self, executor: LocalExecutor) -> None:
+    def _test(self, executor: Executor) -> None:
         """Measure the files of the front once more, with the metric of the test split."""
         waiting = [result.trial for result in self._result().front if not result.trial.tested]
         for trial in waiting:
