@@ -144,6 +144,11 @@ def convert(model: Any, data: Any, recipe: Recipe, *, out: Path, **options: Unpa
     """
     warm_up()
     job = open_job(model, data, recipe, **options)
+    if job.from_zoo:
+        job.reporter.message(
+            f"{job.model_name} is a network of the zoo with random weights, and nothing trains it here: "
+            "tfcompress train does, or tfcompress compress."
+        )
     state = job.state
     for index, step in enumerate(job.recipe.steps, start=1):
         if step.stage == STAGES[-1] and job.recipe.conversion.faster:

@@ -175,6 +175,19 @@ def test_a_conversion_alone_can_be_limited(capsys, workspace, tmp_path):
     assert "Did you mean `time_limit_s`?" in error
 
 
+def test_to_convert_an_untrained_network_is_said(capsys, workspace, tmp_path):
+    for model, said in (("lenet300", True), (workspace / "model.h5", False)):
+        _, _, error = run(
+            capsys,
+            "convert",
+            f"--model={model}",
+            f"--dataset={workspace / 'digits.npz'}",
+            f"--out={tmp_path / 'net.tflite'}",
+            "--set=conversion.time_limit_s=0.001",
+        )
+        assert ("random weights" in error) == said
+
+
 def test_convert_and_evaluate(capsys, workspace, tmp_path):
     out = tmp_path / "net.tflite"
     code, printed, _ = run(
