@@ -124,6 +124,14 @@ def test_a_damaged_state_is_refused(folder, data, damage, expected):
     assert "Remedy" in str(caught.value)
 
 
+def test_a_folder_of_runs_names_them(tmp_path):
+    for run in ("float", "trials/0000/run"):
+        (tmp_path / run).mkdir(parents=True)
+        (tmp_path / run / "state.json").write_text("{}")
+    with pytest.raises(RunFolderError, match=r"name a run inside it: \S*float, \S*trials/0000/run\.$"):
+        read_state(tmp_path)
+
+
 def test_weights_that_no_longer_keep_the_promises_are_all_named(folder):
     other = kd.keras.models.load_model(folder / "model.keras", compile=False)
     other.set_weights([weight + 1 for weight in other.get_weights()])

@@ -83,7 +83,7 @@ def read_state(path: Path, custom_objects: Mapping[str, Any] | None = None, unsa
     if not record.is_file():
         raise RunFolderError(
             f"A run can be gone on from when all its steps but the last are done. {path} has no {STATE_FILE} yet. "
-            f"{remedy}"
+            f"{_runs_inside(path) or remedy}"
         )
     try:
         tree = json.loads(record.read_bytes())
@@ -102,6 +102,12 @@ def read_state(path: Path, custom_objects: Mapping[str, Any] | None = None, unsa
             + "\n  ".join(broken)
         )
     return state
+
+
+def _runs_inside(path: Path) -> str:
+    """Which runs to name instead of a folder that holds them, as that of a search does; empty when there are none."""
+    runs = [str(record.parent) for record in sorted(path.rglob(STATE_FILE))]
+    return f"Remedy: name a run inside it: {', '.join(runs[:3])}{', ...' if runs[3:] else ''}." if runs else ""
 
 
 def _broken(state: State) -> list[str]:
