@@ -87,6 +87,12 @@ def test_the_summary_says_what_the_result_says(found):
     assert [trial["measured"] for trial in summary["trials"]] == [result.measured for result in found.trials]
 
 
+def test_the_pictures_lie_beside_the_summary(found):
+    assert {path.name for path in found.folder.glob("*.svg")} == {"front.svg", "parallel.svg"}
+    text = (found.folder / "front.svg").read_text()
+    assert all(f'id="trial-{result.trial.number}"' in text for result in found.trials)
+
+
 class Interrupt(Reporter):
     """Behind the end of the first trial."""
 

@@ -23,6 +23,7 @@ from tfcompress.tuning.executor import Executor, Outcome
 from tfcompress.tuning.executors import choose_executor
 from tfcompress.tuning.measures import Goal
 from tfcompress.tuning.oracles import ask, make_oracle, require_known, tell, tell_again
+from tfcompress.tuning.pictures import draw_pictures
 from tfcompress.tuning.sensitivity import foreseen_by
 from tfcompress.tuning.space import Space, draft, load_space
 from tfcompress.tuning.trial_run import Shared, Task
@@ -256,6 +257,7 @@ class _Search:
                 self._propose(executor)
             self._test(executor)
         self._summarise()
+        draw_pictures(self.folder.file(SUMMARY_FILE))
         return self._result()
 
     def _propose(self, executor: Executor) -> None:
