@@ -38,7 +38,6 @@ _BOOT = (
     "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
     "from tfcompress._contained_worker import serve; serve(int(sys.argv[2]), int(sys.argv[3]))"
 )
-_RAISE_IT = "raise the limit, or make the task smaller."
 _LAST_LINES = 8
 _WATCH_S = 0.05
 _STATM = Path("/proc/self/statm")
@@ -55,10 +54,12 @@ class Limits:
         memory_mb: MiB of resident memory of the child, its libraries included (TensorFlow: about 600). It is looked at
             every 50 ms, for a limit on address space (`RLIMIT_AS`) cannot be used: TensorFlow maps several times the
             memory that it touches. Linux only. Defaults to no limit.
+        remedy: what a person can do when one is exceeded; one sentence.
     """
 
     time_s: float | None = None
     memory_mb: float | None = None
+    remedy: str = "raise the limit, or make the task smaller."
 
 
 class _EndedError(Exception):
@@ -135,10 +136,10 @@ class _Child:
         """Until there is something to read."""
         while not self._connection.poll(self._patience(deadline, limits)):
             if deadline is not None and time.monotonic() >= deadline:
-                raise _EndedError(f"it took longer than the time limit of {limits.time_s:g} s", _RAISE_IT)
+                raise _EndedError(f"it took longer than the time limit of {limits.time_s:g} s", limits.remedy)
             if limits.memory_mb is not None and (used := _resident_mb(self._process.pid)) > limits.memory_mb:
                 excess = f"it held {used:.0f} MiB, more than the memory limit of {limits.memory_mb:g} MiB"
-                raise _EndedError(excess, _RAISE_IT)
+                raise _EndedError(excess, limits.remedy)
 
     @staticmethod
     def _patience(deadline: float | None, limits: Limits) -> float | None:

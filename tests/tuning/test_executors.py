@@ -68,7 +68,9 @@ def test_a_port_where_something_else_than_ray_answers_is_refused_in_time(monkeyp
     monkeypatch.setattr(on_ray, "_JOIN_S", 2)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         address = f"127.0.0.1:{silent.getsockname()[1]}"
-        with pytest.raises(SearchError, match=f"Connecting to the Ray cluster at {address}.*time limit of 2 s"):
+        with pytest.raises(
+            SearchError, match=f"Connecting to the Ray cluster at {address}.*time limit of 2 s(.|\n)*`ray start --head`"
+        ):
             choose_executor("ray", ray_address=address)
 
 

@@ -101,7 +101,9 @@ def nodes(address: str) -> list[dict[str, float]]:
     except ConnectionError as error:
         # To the process that has a child call this, that name says that the way to its child is closed.
         raise RuntimeError(str(error)) from error
-    return [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    found = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    ray.shutdown()
+    return found
 
 
 def _refuse_other_versions(wanted: Mapping[str, str]) -> None:

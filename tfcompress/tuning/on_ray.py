@@ -97,7 +97,7 @@ class Cluster:
                 stage=f"Connecting to the Ray cluster at {self.address}",
                 error=SearchError,
                 remedy=_START_ONE,
-                limits=Limits(time_s=_JOIN_S),
+                limits=Limits(time_s=_JOIN_S, remedy=_START_ONE),
             )
         finally:
             children.end()
@@ -126,7 +126,7 @@ class RayExecutor(Executor):
         limits: time and memory of a task. Defaults to none.
 
     Raises:
-        SearchError: Ray is not installed.
+        SearchError: Ray is not installed, or the cluster cannot be joined.
 
     Example:
         >>> cluster = Cluster("10.0.0.1:6379", cpus_per_trial=4)  # doctest: +SKIP
@@ -140,7 +140,7 @@ class RayExecutor(Executor):
         self._ray = _ray()
         self._connected_before = self._ray.is_initialized()
         if not self._connected_before:
-            self._ray.init(address=cluster.address, log_to_driver=False, logging_level="ERROR")
+            _connect(self._ray, cluster.address)
         self._task = self._ray.remote(node.run_trial).options(
             num_cpus=cluster.cpus_per_trial,
             num_gpus=cluster.gpus_per_trial,
@@ -211,6 +211,15 @@ class RayExecutor(Executor):
         ]
         refs = [clear.options(num_cpus=0, scheduling_strategy=place).remote(self._start.name) for place in places]
         self._ray.wait(refs, num_returns=len(refs), timeout=_CLEAR_S)
+
+
+def _connect(ray: Any, address: str) -> None:
+    try:
+        ray.init(address=address, log_to_driver=False, logging_level="ERROR")
+    except (ConnectionError, RuntimeError) as error:
+        raise SearchError(
+            f"The Ray cluster at {address} refuses this process: {error}. Remedy: {_START_ONE}"
+        ) from error
 
 
 def _ray() -> Any:
