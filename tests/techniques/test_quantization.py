@@ -400,3 +400,17 @@ def test_an_interrupted_step_goes_on_as_if_it_had_not_been():
         np.testing.assert_array_equal(a.numpy(), b.numpy())
     first, second = (step.finish(state).model.get_weights() for state in (straight, resumed))
     assert all(np.array_equal(a, b) for a, b in zip(first, second, strict=True))
+
+
+@pytest.mark.parametrize("bits", [3, 4, 8])
+def test_a_dense_over_a_sequence_keeps_its_trained_grid_in_the_file(bits):
+    layers = kd.keras.layers
+    inputs = layers.Input((8, 6))
+    sequence = layers.Dense(16, activation="relu", name="seq")(inputs)
+    model = kd.keras.Model(inputs, layers.Dense(3, name="out")(layers.GlobalAveragePooling1D()(sequence)))
+    samples = np.random.default_rng(0).normal(size=(40, 8, 6)).astype(np.float32)
+    state = run(Quantization(weight_bits=bits), State(model), samples, epochs=1)
+    shipment = ship(state, ConversionSettings(), RAW, samples)
+    assert [op.name for op in Flatbuffer(shipment.content).operators].count("FULLY_CONNECTED") == 2
+    assert len(weight_in(shipment.named, "seq", state.model).scales) == 1
+    assert difference_in_steps(shipment.content, state.model, samples).mean() < 0.5

@@ -77,16 +77,26 @@ def with_preprocessing(model: Any, scale: np.ndarray, offset: np.ndarray) -> Any
 
 
 def _of_known_batch(model: Any) -> Any:
-    """`model`, for one sample where it has an LSTM: of an open batch .tflite has no operator for it."""
+    """`model`, for one sample where it has an LSTM, or a Dense over a sequence.
+
+    Of an open batch .tflite has no operator for an LSTM. A Dense over a sequence it multiplies in a shape computed as
+    it runs, on a grid other than the trained one, and adds the bias to what is rounded already.
+    """
     keras = kd.keras
-    if model.input_shape[0] is not None or not any(
-        isinstance(layer, keras.layers.LSTM) for layer in model._flatten_layers()
-    ):
+    if model.input_shape[0] is not None or not any(map(_wants_known_batch, model._flatten_layers())):
         return model
     one = keras.Input(
         model.input_shape[1:], batch_size=1, dtype=model.inputs[0].dtype, name=f"one_{model.input_names[0]}"
     )
     return keras.Model(one, model(one), name=model.name)
+
+
+def _wants_known_batch(layer: Any) -> bool:
+    layers = kd.keras.layers
+    # A layer that was never called, or with several shapes, has no one input shape.
+    shape = getattr(layer, "input_shape", None) or ()
+    over_a_sequence = isinstance(getattr(layer, "layer", layer), layers.Dense) and len(shape) > 2
+    return over_a_sequence or isinstance(layer, layers.LSTM)
 
 
 def _contained(
