@@ -131,6 +131,7 @@ def test_failed_trials_are_not_the_end_and_the_nearest_to_the_bounds_is_there(tm
     assert nearest.trial.reason == f"exceeds bytes by {nearest.measured['bytes'] - 10:g}"
     assert not result.within_bounds
     assert result.best == nearest
+    assert result.front == (nearest,)
 
 
 @pytest.mark.parametrize(

@@ -103,13 +103,14 @@ def run(values: flags.FlagValues) -> int:
     shown = list(dict.fromkeys([*found.goal.objectives, *found.goal.bounds]))
     rows = [
         (
-            str(result.trial.number),
+            str(result.trial.number) + (" (best)" if result == found.best else ""),
             *(f"{result.measured[name]:,.6g}" for name in shown),
             f"{result.trial.tested['accuracy']:.4f}" if "accuracy" in result.trial.tested else "",
+            result.trial.reason,
         )
         for result in found.front
     ]
-    print_table(f"{found.folder}: the front, the best first", ("trial", *shown, "accuracy on the test split"), rows)
+    print_table(f"{found.folder}: the front", ("trial", *shown, "accuracy on the test split", "bounds"), rows)
     if found.best is None:
         print("Every trial failed; search.json has the reasons.")
         return 1

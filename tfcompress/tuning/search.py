@@ -70,21 +70,19 @@ class SearchResult:
 
     Args:
         trials: all that ended, by number.
-        front: those within the bounds that no other is better than in every objective, the best of the first
-            objective first. Where none is within the bounds: the one that exceeds them least, alone.
+        front: those that no other is better than in the objectives, within the bounds or not, ordered by the first
+            objective.
+        best: within the bounds the best of the first objective, or what comes nearest to them; None where every trial
+            failed.
         goal: what was searched for.
         folder: of the search.
     """
 
     trials: tuple[TrialResult, ...]
     front: tuple[TrialResult, ...]
+    best: TrialResult | None
     goal: Goal
     folder: Path
-
-    @property
-    def best(self) -> TrialResult | None:
-        """The best of the first objective, or what comes nearest to the bounds; None where every trial failed."""
-        return self.front[0] if self.front else None
 
     @property
     def within_bounds(self) -> bool:
@@ -287,8 +285,10 @@ class _Search:
         self._summarise()
 
     def _test(self, executor: Executor) -> None:
-        """Measure the files of the front once more, with the metric of the test split."""
-        waiting = [result.trial for result in self._result().front if not result.trial.tested]
+        """Measure the best file and those of the front once more, with the metric of the test split."""
+        found = self._result()
+        ahead = {result.trial.number: result.trial for result in (*found.front, found.best) if result}
+        waiting = [trial for trial in ahead.values() if not trial.tested]
         for trial in waiting:
             executor.submit(trial.number, self._task(trial, split="test"))
         for done in range(len(waiting)):
@@ -312,13 +312,17 @@ class _Search:
     def _result(self) -> SearchResult:
         results = tuple(TrialResult(trial, self.trials.run_folder(trial)) for trial in self.trials if trial.ended)
         with_artifact = [result for result in results if result.trial.has_artifact]
-        violations = [self.goal.violation(result.measured) for result in with_artifact]
-        vectors = [self.goal.vector(result.measured) for result in with_artifact]
-        front = pareto.front(vectors, violations) if vectors else []
-        front.sort(key=lambda index: (violations[index], vectors[index], with_artifact[index].trial.number))
-        if front and violations[front[0]] > 0:
-            front = front[:1]
-        return SearchResult(results, tuple(with_artifact[index] for index in front), self.goal, self.folder.path)
+        measured = [result.measured for result in with_artifact]
+        vectors = [self.goal.vector(one) for one in measured]
+        indices = sorted(pareto.front(vectors, [0] * len(vectors)), key=vectors.__getitem__) if vectors else []
+        best = self.goal.best(measured)
+        return SearchResult(
+            results,
+            front=tuple(with_artifact[index] for index in indices),
+            best=None if best is None else with_artifact[best],
+            goal=self.goal,
+            folder=self.folder.path,
+        )
 
     def _summarise(self) -> None:
         result = self._result()
