@@ -1,4 +1,4 @@
-"""Fronts, ranks and hypervolumes against counting them out."""
+"""Fronts and hypervolumes against counting them out."""
 
 import itertools
 
@@ -38,18 +38,6 @@ def test_the_front_is_what_none_dominates(drawn):
     assert pareto.front(*drawn) == counted_front(pairs, range(len(pairs)))
 
 
-@given(trials())
-def test_ranks_are_the_fronts_of_what_is_left(drawn):
-    pairs = list(zip(*drawn, strict=True))
-    left, rank = list(range(len(pairs))), 0
-    found = pareto.ranks(*drawn)
-    while left:
-        ahead = counted_front(pairs, left)
-        assert [index for index in left if found[index] == rank] == ahead
-        left = [index for index in left if index not in ahead]
-        rank += 1
-
-
 def test_any_feasible_trial_is_ahead_of_every_infeasible_one():
     assert pareto.front([[9, 9], [1, 1], [8, 9]], [0.0, 0.1, 0.0]) == [2]
 
@@ -82,12 +70,6 @@ def test_the_hypervolume_is_what_inclusion_and_exclusion_give(points):
 def test_what_is_no_better_than_the_reference_counts_nothing():
     assert pareto.hypervolume([[3, 0], [0, 3], [5, 5]], (3, 3)) == 0.0
     assert pareto.hypervolume([], (3, 3)) == 0.0
-
-
-def test_crowding_is_infinite_at_the_ends_and_the_sides_of_the_gap_between():
-    vectors = [[0, 10], [1, 6], [4, 3], [10, 0]]
-    assert pareto.crowding(vectors).tolist() == pytest.approx([np.inf, 0.4 + 0.7, 0.9 + 0.6, np.inf])
-    assert np.isinf(pareto.crowding([[1, 1], [2, 0]])).all()
 
 
 def test_what_is_no_number_or_of_another_length_is_refused():

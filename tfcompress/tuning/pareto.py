@@ -34,30 +34,6 @@ def front(vectors: ArrayLike, violations: ArrayLike) -> list[int]:
     return np.flatnonzero(~dominance(vectors, violations).any(axis=0)).tolist()
 
 
-def ranks(vectors: ArrayLike, violations: ArrayLike) -> np.ndarray:
-    """The number of the front that each belongs to, `[n]`: 0 for the front, 1 for the front of the rest, and so on."""
-    beats = dominance(vectors, violations)
-    found = np.full(len(beats), -1)
-    for rank in range(len(beats)):
-        left = found < 0
-        if not left.any():
-            break
-        found[left & ~beats[left].any(axis=0)] = rank
-    return found
-
-
-def crowding(vectors: ArrayLike) -> np.ndarray:
-    """The crowding distance of each in its front, `[n]`; infinite at the ends (Deb et al. 2002, section III.B)."""
-    points, _ = _checked(vectors, np.zeros(len(np.atleast_2d(vectors))))
-    distance = np.zeros(len(points))
-    for column in points.T:
-        order = np.argsort(column, kind="stable")
-        extent = np.ptp(column) or 1.0
-        distance[order[[0, -1]]] = np.inf
-        distance[order[1:-1]] += (column[order[2:]] - column[order[:-2]]) / extent
-    return distance
-
-
 def hypervolume(vectors: ArrayLike, reference: Sequence[float]) -> float:
     """The volume that the vectors dominate, as far as `reference`; exact for any number of objectives.
 

@@ -190,7 +190,7 @@ def search(
     }
     place = out or Path("tflite_models") / f"{job.default_name}-search"
     with RunFolder(place, identity) as folder:
-        _share(job, model, data, options, folder)
+        _share(job, model, options, folder)
         return _Search(job, folder, space, goal, asked, make_executor).run()
 
 
@@ -204,11 +204,11 @@ def _check_metric(goal: Goal, job: Job) -> None:
         )
 
 
-def _share(job: Job, model: Any, data: Any, options: JobOptions, folder: RunFolder) -> None:
+def _share(job: Job, model: Any, options: JobOptions, folder: RunFolder) -> None:
     """Make what all trials start from: the float model, trained where it comes from the zoo, and the data."""
     place = folder.file(FLOAT_FOLDER)
     if job.from_zoo:
-        train(model, data, job.recipe, out=place, **options)
+        train(model, job.data.dataset, job.recipe, out=place, **options)
     else:
         with RunFolder(place, job.identity) as of_model:
             write_state(of_model, job.state.evolve(model=clone(job.state.model)), job.data.preprocessing)
