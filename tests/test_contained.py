@@ -88,6 +88,8 @@ def test_exceptions_come_back_without_costing_the_child():
         call(functions.refuse, "no labels")
     with pytest.raises(ConversionError, match=r"ZeroDivisionError: one by nothing.*\n  native words\n"):
         call(functions.fail)
+    with pytest.raises(ConversionError, match=r"ConnectionResetError: the server hung up"):
+        call(functions.lose_a_connection)
     with pytest.raises(ConversionError, match=r"cannot pickle"):
         call(functions.cannot_come_back)
     assert call(functions.pid) == running

@@ -7,12 +7,14 @@ import pytest
 
 from tfcompress import keras_door as kd
 from tfcompress.dry_run import dry_run
+from tfcompress.enabling import Rewriting, enabled
 from tfcompress.feasibility import preflight
 from tfcompress.models.loading import fingerprint
 from tfcompress.pipeline import EVIDENCE_FILE, compress
 from tfcompress.recipe import load_recipe
 from tfcompress.vocabulary.errors import DataError
 from tfcompress.vocabulary.reporter import Reporter
+from tfcompress.vocabulary.state import State
 
 FAST = [
     "evaluation.latency_seconds=0.05",
@@ -83,6 +85,24 @@ def test_a_nested_model_is_flattened_pruned_clustered_and_trained_as_integers(mo
 
 def test_the_plan_of_such_a_run_is_told(model, data):
     assert "quantization: 1 epochs" in dry_run(model, data, load_recipe("int8_qat", FAST[:4] + FAST[6:]))
+
+
+def test_weights_are_trained_as_integers_although_their_activation_cannot_be():
+    layers = kd.keras.layers
+    inputs = layers.Input((4,))
+    inside = layers.Dense(3, activation="elu", name="inside")(inputs)
+    net = kd.keras.Model(inputs, layers.ELU(name="alone")(layers.Dense(3, name="linear")(inside)))
+    recipe = load_recipe("int8_qat")
+    (step,) = recipe.steps
+    verdicts = {verdict.layer: verdict for verdict in Rewriting(net).verdicts(step)}
+    assert verdicts["inside"].outcome == "by rewrite"
+    assert "has inside, inside_elu in its place, of which inside_elu stays" in verdicts["inside"].reason
+    assert "choose one that has" in verdicts["inside"].remedy
+    assert verdicts["alone"].outcome == "by calibration"
+    after = enabled(recipe, State(net)).state.model
+    assert list(step.layers_with_values(after)) == ["inside", "linear"]
+    samples = np.random.default_rng(0).normal(size=(8, 4)).astype(np.float32)
+    np.testing.assert_allclose(after.predict(samples, verbose=0), net.predict(samples, verbose=0), atol=1e-6)
 
 
 def test_a_text_model_takes_its_ids_as_integers_and_ships_without_loops(tmp_path):

@@ -10,7 +10,8 @@ import os
 import pickle
 from collections.abc import Callable
 from multiprocessing.connection import Connection
-from typing import Any
+from multiprocessing.reduction import ForkingPickler
+from typing import Any, NoReturn
 
 from tfcompress import native_output
 from tfcompress.vocabulary.errors import TfcompressError
@@ -25,7 +26,7 @@ def at(stage: str) -> None:
         stage: as messages put it in brackets: "calibrating".
     """
     if _connection is not None:
-        _connection.send(("at", stage))
+        _tell("at", stage)
 
 
 def serve(connection: int, lifeline: int) -> None:
@@ -39,36 +40,47 @@ def serve(connection: int, lifeline: int) -> None:
     _end_with_the_other_side_of(lifeline)
     native_output.record_own_stderr()
     _connection = Connection(connection)
-    try:
-        while True:
+    while True:
+        try:
             kind, content = _connection.recv()
-            if kind == "prepare":
-                with contextlib.suppress(Exception):
-                    # The call that needs it will fail in the same way, and say so.
-                    resolve(content)()
-            else:
-                _answer(_connection, content)
-    except (EOFError, ConnectionError):
-        # Without the clean-up of libraries, which nobody would see.
-        os._exit(0)
+        except (EOFError, ConnectionError):
+            _leave()
+        if kind == "prepare":
+            with contextlib.suppress(Exception):
+                # The call that needs it will fail in the same way, and say so.
+                resolve(content)()
+        else:
+            _answer(content)
 
 
-def _answer(connection: Connection, request: bytes) -> None:
+def _answer(request: bytes) -> None:
     try:
         name, arguments, progress = pickle.loads(request)
         function = resolve(name)
         if progress:
-            function = functools.partial(function, progress=lambda *done: connection.send(("progress", *done)))
+            function = functools.partial(function, progress=functools.partial(_tell, "progress"))
         # What was said before is of no call.
         os.ftruncate(2, 0)
-        connection.send(("began",))
-        connection.send(("returned", function(*arguments)))
-    except ConnectionError:
-        raise
+        _tell("began")
+        _tell("returned", function(*arguments))
     except TfcompressError as error:
-        connection.send(("raised", error))
+        _tell("raised", error)
     except Exception as error:  # whatever a library raises is told to the parent
-        connection.send(("failed", f"{type(error).__name__}: {error}"))
+        _tell("failed", f"{type(error).__name__}: {error}")
+
+
+def _tell(*message: Any) -> None:
+    """Send a message to the parent; without a parent, end the process."""
+    content = ForkingPickler.dumps(message)
+    try:
+        _connection.send_bytes(content)
+    except ConnectionError:
+        _leave()
+
+
+def _leave() -> NoReturn:
+    """End the process without the clean-up of libraries, which nobody would see."""
+    os._exit(0)
 
 
 def resolve(name: str) -> Callable[..., Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -63,9 +63,21 @@ class Rewriting:
         changes = [c for c in self.done.changes if c.layer == verdict.layer or c.layer.startswith(f"{verdict.layer}/")]
         names = [name for change in changes for name in change.became] if changes else [verdict.layer]
         became = dict.fromkeys(name for name in names if name in after)
-        if any(after[name].outcome not in (YES, NOTHING) for name in became):
+        left = [name for name in became if after[name].outcome not in (YES, NOTHING)]
+        if left and not self._only_weights_matter(became, left):
             return verdict
         passes = ", ".join(dict.fromkeys(change.rewrite for change in changes))
         instead = f"{passes} has {', '.join(became)} in its place" if became else f"{passes} takes it out"
         how = instead if changes else "not so once the layers around it are rewritten"
-        return Verdict(verdict.layer, BY_REWRITE, f"{verdict.reason}; {how}", "none needed: it is exact")
+        if left:
+            how += f", of which {', '.join(left)} stays as it is"
+        remedy = after[left[0]].remedy if left else "none needed: it is exact"
+        return Verdict(verdict.layer, BY_REWRITE, f"{verdict.reason}; {how}", remedy)
+
+    def _only_weights_matter(self, became: Iterable[str], left: Collection[str]) -> bool:
+        """Whether all weights of the layers in the place of one are gained, and only others, without any, are `left`.
+
+        Such as an activation that cannot be trained as integers, and the Dense layer that it was in, which can.
+        """
+        with_weights = {name for name in became if self.done.model.get_layer(name).weights}
+        return bool(with_weights) and with_weights.isdisjoint(left)

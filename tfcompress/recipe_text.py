@@ -131,15 +131,28 @@ def overridden(tree: Mapping[str, Any], overrides: Sequence[str], sections: Sequ
     return changed
 
 
-def _override(tree: dict[str, Any], override: str, sections: Sequence[str]) -> None:
+def parse_override(override: str) -> tuple[list[str], Any]:
+    """The path that an override names, and the value.
+
+    Raises:
+        RecipeError: it is none.
+
+    Example:
+        >>> parse_override("pruning.end=0.5")
+        (['pruning', 'end'], 0.5)
+    """
     key, equals, text = override.partition("=")
     path = key.strip().split(".")
     if not equals or len(path) < 2:
         raise RecipeError(f"--set takes <step or section>.<key>=<value>. Received: {override}")
     try:
-        value = yaml.safe_load(text)
+        return path, yaml.safe_load(text)
     except yaml.YAMLError as error:
         raise RecipeError(f"--set {override}: the value is not valid YAML: {error}") from None
+
+
+def _override(tree: dict[str, Any], override: str, sections: Sequence[str]) -> None:
+    path, value = parse_override(override)
     steps = dict(_steps(tree.get("steps"), ("steps",)))
     if path[0] in steps:
         target = _opened(tree, steps[path[0]])

@@ -175,6 +175,23 @@ def test_a_conversion_alone_can_be_limited(capsys, workspace, tmp_path):
     assert "Did you mean `time_limit_s`?" in error
 
 
+def test_a_conversion_is_told_each_thing_once(capsys, workspace, tmp_path):
+    arguments = ["convert", "--model=no.h5", "--dataset=no.npz", f"--out={tmp_path / 'net.tflite'}"]
+    given = [
+        "--format=int8",
+        "--set=post_training.number_format=float16",
+        "--noc_array",
+        "--set=conversion.c_array=yes",
+    ]
+    code, _, error = run(capsys, *arguments, *given)
+    assert code == 2
+    assert "--format=int8 and --set=post_training.number_format=float16" in error
+    assert "--c_array=False and --set=conversion.c_array=yes" in error
+    for agreeing in (["--format=float16", given[1]], [given[1]]):
+        code, _, error = run(capsys, *arguments, *agreeing)
+        assert (code, "given once" in error) == (1, False)
+
+
 def test_to_convert_an_untrained_network_is_said(capsys, workspace, tmp_path):
     for model, said in (("lenet300", True), (workspace / "model.h5", False)):
         _, _, error = run(
