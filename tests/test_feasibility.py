@@ -213,7 +213,7 @@ def test_the_command_prints_the_report_and_says_whether_the_recipe_can_be_carrie
     fine, bad = str(tmp_path / "fine.h5"), str(tmp_path / "bad.h5")
     dense().save(fine)
     layers = kd.keras.layers
-    kd.keras.Sequential([layers.ELU(name="hidden", input_shape=(4,))]).save(bad)
+    kd.keras.Sequential([layers.ELU(name="hidden", input_shape=(4,)), layers.Softmax()]).save(bad)
     assert main(["check", fine]) == 0
     assert "hidden" in capsys.readouterr().out
     assert main(["check", f"--model={fine}", "--recipe=prune_qat"]) == 0
