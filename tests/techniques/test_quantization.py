@@ -414,3 +414,27 @@ def test_a_dense_over_a_sequence_keeps_its_trained_grid_in_the_file(bits):
     assert [op.name for op in Flatbuffer(shipment.content).operators].count("FULLY_CONNECTED") == 2
     assert len(weight_in(shipment.named, "seq", state.model).scales) == 1
     assert difference_in_steps(shipment.content, state.model, samples).mean() < 0.5
+
+
+def test_a_bias_of_equal_values_is_the_same_on_every_channel_of_the_file():
+    layers = kd.keras.layers
+    inputs = kd.keras.Input((8, 8, 2))
+    outputs = layers.GlobalAveragePooling2D()(layers.Conv2D(3, 3, name="conv")(inputs))
+    model = kd.keras.Model(inputs, outputs)
+    conv = model.get_layer("conv")
+    conv.set_weights([conv.get_weights()[0] * (1, 5, 25), np.full(3, -0.5, np.float32)])
+    samples = inputs_for(model, 8)
+    state = run(Quantization(fit={"epochs": 0}), State(model), samples, epochs=0)
+    flat = Flatbuffer(quantized_tflite(state.model, "int8", ConversionSettings(), samples))
+    bias = next(flat.tensors[op.inputs[2]] for op in flat.operators if op.name == "CONV_2D")
+    np.testing.assert_allclose(bias.data * bias.scales, -0.5, atol=bias.scales.max())
+    assert (state.model.get_layer("quant_conv").layer.bias.numpy() == -0.5).all(), "the model itself keeps its weights"
+
+
+def test_frozen_layers_stay_as_they_are():
+    model = conv_bn()
+    first, *others = [layer.name for layer in model.layers if isinstance(layer, kd.keras.layers.Conv2D)]
+    model.get_layer(first).trainable = False
+    state = run(Quantization(fit={"epochs": 1}), State(model), inputs_for(model, 64))
+    np.testing.assert_array_equal(trained_weight(state, first), kernel_of(model, first))
+    assert not any(np.array_equal(trained_weight(state, name), kernel_of(model, name)) for name in others)

@@ -6,7 +6,8 @@ import re
 import sys
 import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -108,7 +109,7 @@ def _contained(
     """
     warm_up()
     with tempfile.TemporaryDirectory(prefix="tfcompress-") as folder:
-        _save(_of_known_batch(unrolled(model)), folder)
+        _save(_of_known_batch(unrolled(model)), folder, exact=number_format is None)
         return contained.call(
             _convert,
             folder,
@@ -134,11 +135,16 @@ def _import_tensorflow() -> None:
             del sys.modules[name]
 
 
-def _save(model: Any, folder: str) -> None:
+def _save(model: Any, folder: str, *, exact: bool) -> None:
     """Write the inference of `model` as a SavedModel: one function and its variables.
 
     Keras' own way traces each layer for itself as well, which the converter has no use for: it takes five times as
     long, and gives the same .tflite.
+
+    Args:
+        model: whose inference is meant.
+        folder: to write.
+        exact: whether the file is to hold every weight as it is, and not in integers.
     """
     tf = kd.tf
     options = tf.saved_model.SaveOptions(save_debug_info=True)
@@ -149,7 +155,8 @@ def _save(model: Any, folder: str) -> None:
             module = tf.Module()
             # A SavedModel holds the variables that it is told of; a layer may use others than it has as attributes.
             module.used = inference.graph.variables
-            tf.saved_model.save(module, folder, signatures=inference, options=options)
+            with nullcontext() if exact else _of_different_values(module.used):
+                tf.saved_model.save(module, folder, signatures=inference, options=options)
         except (OSError, tf.errors.OpError) as error:
             raise ConversionError(
                 f"Cannot write the model for its conversion. {folder}: {str(error).strip()}\n"
@@ -160,6 +167,24 @@ def _save(model: Any, folder: str) -> None:
                 f"A model must be one that TensorFlow can save, to be converted. {model.name}: {error}\n"
                 "Remedy: keep the variables that a layer uses as its attributes, and its computation in TensorFlow."
             ) from error
+
+
+@contextmanager
+def _of_different_values(variables: Sequence[Any]) -> Iterator[None]:
+    """While it lasts, the last value of every vector of equal values is the next float.
+
+    A constant of equal values is one number to the converter: it quantizes a trained bias like that on the scale of
+    the first channel, and the file then reads it on each channel's own, which gives all others another bias.
+    """
+    vectors = {id(v): (v, v.numpy()) for v in variables if v.shape.rank == 1 and v.dtype.is_floating}
+    equal = [(v, values) for v, values in vectors.values() if len(values) > 1 and np.ptp(values) == 0 != values[0]]
+    try:
+        for variable, values in equal:
+            variable.assign([*values[:-1], np.nextafter(values[-1], np.inf, dtype=values.dtype)])
+        yield
+    finally:
+        for variable, values in equal:
+            variable.assign(values)
 
 
 def _inference(model: Any) -> Any:

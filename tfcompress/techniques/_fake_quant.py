@@ -177,7 +177,16 @@ def quantized(model: Any, trained: Collection[str], grids: Mapping[str, WeightGr
     _change_classes(result, {name: cls.__base__ for name, cls in opaque.items()})
     for name in opaque:
         set_weights(result.get_layer(name), model.get_layer(name).get_weights())
+    for layer in result.layers:
+        if isinstance(layer, QuantizeWrapper) and not layer.trainable:
+            _freeze(layer)
     return result
+
+
+def _freeze(wrapper: QuantizeWrapper) -> None:
+    """Keep a frozen layer's kernel from training; tfmot counts it among the trained weights in any case."""
+    wrapper._non_trainable_weights.extend(wrapper._trainable_weights)
+    wrapper._trainable_weights.clear()
 
 
 def _opaque(original: Any) -> type:
