@@ -48,8 +48,8 @@ class Setting:
 
 
 SETTINGS = {
-    "lenet5_mnist": Setting("lenet5", "mnist", {"train": 5_000, "validation": 2_000, "test": 1_000}, (1, 3)),
-    "resnet8_cifar10": Setting("resnet8", "cifar10", {"train": 1_000, "validation": 2_000, "test": 1_000}),
+    "lenet5_mnist": Setting("lenet5", "mnist", {"train": 3_000, "validation": 1_000, "test": 1_000}, (1, 3)),
+    "resnet8_cifar10": Setting("resnet8", "cifar10", {"train": 1_000, "validation": 1_000, "test": 1_000}),
 }
 
 TABLE = flags.DEFINE_enum("table", None, list(SETTINGS), "Which table to make.", required=True)
