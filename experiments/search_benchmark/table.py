@@ -25,21 +25,26 @@ def rows_of(trials: Sequence[Any], space: Space, epochs: str | None = None) -> l
     Raises:
         SearchError: a recipe has no measured trial, or not one for each number of epochs.
     """
-    found: dict[tuple, dict[int | None, dict[str, float]]] = {}
+    found: dict[tuple, dict[int, dict[str, float]]] = {}
     for trial in trials:
         values = dict(trial.values)
-        count = values.pop(epochs) if epochs else None
+        count = values.pop(epochs) if epochs else 0
         if trial.measured:
             found.setdefault(space.canonical(values), {})[count] = _rounded(trial.measured)
-    counts = sorted({count for measured in found.values() for count in measured}, key=lambda count: count or 0)
+    counts = {count for by_epoch in found.values() for count in by_epoch}
     recipes = [space.canonical(values) for values in space.grid()]
-    if missing := [recipe for recipe in recipes if sorted(found.get(recipe, {}), key=lambda c: c or 0) != counts]:
+    if missing := [recipe for recipe in recipes if recipe not in found or found[recipe].keys() != counts]:
         raise SearchError(
             f"A table needs a measured artifact of each of the {len(recipes)} recipes. Not all is there of "
             f"{len(missing)}, the first being {dict(missing[0])}. Remedy: the search goes on when it is called again; "
             "why a trial failed stands in its trial.json."
         )
-    return [_row(dict(recipe), found[recipe], counts) for recipe in recipes]
+    rows = []
+    for recipe in recipes:
+        by_epoch = {str(count): found[recipe][count] for count in sorted(counts)}
+        measured = found[recipe][max(counts)]
+        rows.append({"values": dict(recipe), "measured": measured} | ({"by_epoch": by_epoch} if epochs else {}))
+    return rows
 
 
 def table_text(
@@ -61,11 +66,6 @@ def table_text(
     }
     lines = [f'"{key}": {_compact(value)},' for key, value in head.items()]
     return "\n".join(["{", *lines, '"rows": [', ",\n".join(map(_compact, rows)), "]", "}", ""])
-
-
-def _row(values: dict[str, Any], by_epoch: Mapping[int | None, dict[str, float]], counts: Sequence[Any]) -> dict:
-    row = {"values": values, "measured": by_epoch[counts[-1]]}
-    return row if counts[-1] is None else {**row, "by_epoch": {str(count): by_epoch[count] for count in counts}}
 
 
 def _rounded(measured: Mapping[str, float]) -> dict[str, float]:
