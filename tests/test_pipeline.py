@@ -284,9 +284,8 @@ def test_an_operator_left_in_float_is_refused_by_layer_and_reported_on_request(d
 def test_what_cannot_start_leaves_nothing_behind(digits, network, tmp_path):
     inputs, targets = digits
     layers = kd.keras.layers
-    odd = kd.keras.Sequential(
-        [layers.Flatten(input_shape=(8, 8, 1)), layers.Dense(10, "elu", name="odd"), layers.Softmax()]
-    )
+    dense = layers.EinsumDense("ab,bc->ac", output_shape=10, name="odd")
+    odd = kd.keras.Sequential([layers.Flatten(input_shape=(8, 8, 1)), dense, layers.Softmax()])
     cases = [
         (ModelError, "no_such_net", digits, "ptq_int8", "name of a network of the zoo"),
         (DataError, network, (inputs[:, :4], targets), "ptq_int8", "fit"),

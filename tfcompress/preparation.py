@@ -71,9 +71,7 @@ class Job:
     @property
     def default_name(self) -> str:
         """A name for the run's folder."""
-        parts = (self.model_name, self.data.dataset.name, self.recipe.name)
-        names = (re.sub(r"\.(h5|hdf5|keras|npz)$", "", Path(part).name) for part in parts)
-        return "-".join(re.sub(r"[^A-Za-z0-9_.]+", "_", name) for name in names)
+        return default_name(self.model_name, self.data.dataset.name, self.recipe.name)
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -134,6 +132,17 @@ class Job:
             self.reporter.message(line)
         state = with_promises(self.recipe, self.enabled.state).evolve(number_format=self.recipe.number_format)
         rehearse(state, self.recipe.conversion, self.data.preprocessing, self.calibration(raw=True))
+
+
+def default_name(model: str, data: str, recipe: str) -> str:
+    """What a run is called after its model, data and recipe, each by name or path.
+
+    Example:
+        >>> default_name("nets/mine.keras", "digits", "ptq_int8")
+        'mine-digits-ptq_int8'
+    """
+    names = (re.sub(r"\.(h5|hdf5|keras|npz)$", "", Path(part).name) for part in (model, data, recipe))
+    return "-".join(re.sub(r"[^A-Za-z0-9_.]+", "_", name) for name in names)
 
 
 def _fingerprint_of(split: Split) -> list[Any]:

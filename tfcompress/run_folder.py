@@ -47,7 +47,7 @@ class RunFolder(contextlib.AbstractContextManager):
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             with _removing(made, self.path / LOCK_FILE):
-                self._claim(json.loads(json.dumps(identity)))
+                self._claim(identity)
                 (self.path / "checkpoints").mkdir(exist_ok=True)
         except OSError as error:
             self.close()
@@ -69,7 +69,7 @@ class RunFolder(contextlib.AbstractContextManager):
             self._lock.close()
             self._lock = None
 
-    def _claim(self, identity: dict[str, Any]) -> None:
+    def _claim(self, identity: Mapping[str, Any]) -> None:
         record = self.path / RECORD_FILE
         others = [p.name for p in self.path.iterdir() if p.name != LOCK_FILE and not p.name.startswith(TEMPORARY)]
         if others and not record.exists():
@@ -78,19 +78,11 @@ class RunFolder(contextlib.AbstractContextManager):
                 "Remedy: choose another --out."
             )
         self._take_lock()
-        if not record.exists():
+        earlier = recorded_identity(self.path)
+        if earlier is None:
             self.write_json(RECORD_FILE, identity)
-            return
-        try:
-            earlier = json.loads(record.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise RunFolderError(f"{record} is damaged: {error}. Remedy: choose another --out.") from error
-        if earlier != identity:
-            changed = ", ".join(_differences(earlier, identity))
-            raise RunFolderError(
-                f"The output folder {self.path} belongs to another run; it differs in: {changed}. "
-                "Remedy: choose another --out, or remove the folder."
-            )
+        else:
+            refuse_another_run(self.path, earlier, identity)
 
     def _take_lock(self) -> None:
         self._lock = open(self.path / LOCK_FILE, "a")  # noqa: SIM115 - held until close()
@@ -146,6 +138,36 @@ class RunFolder(contextlib.AbstractContextManager):
                 file.write(line + "\n")
         except OSError as error:
             raise RunFolderError(f"Cannot write {path}: {error.strerror}. Remedy: free space.") from error
+
+
+def recorded_identity(folder: Path) -> dict[str, Any] | None:
+    """The run that `folder` belongs to; None where it is of none.
+
+    Raises:
+        RunFolderError: the record is damaged.
+    """
+    record = folder / RECORD_FILE
+    if not record.exists():
+        return None
+    try:
+        return json.loads(record.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise RunFolderError(f"{record} is damaged: {error}. Remedy: choose another --out.") from error
+
+
+def refuse_another_run(folder: Path, earlier: Mapping[str, Any], identity: Mapping[str, Any]) -> None:
+    """Refuse `folder`, which belongs to the run `earlier`, for a run of another `identity`.
+
+    Raises:
+        RunFolderError: they differ; it says in what.
+    """
+    identity = json.loads(json.dumps(identity))
+    if earlier != identity:
+        changed = ", ".join(_differences(earlier, identity))
+        raise RunFolderError(
+            f"The output folder {folder} belongs to another run; it differs in: {changed}. "
+            "Remedy: choose another --out, or remove the folder."
+        )
 
 
 @contextlib.contextmanager

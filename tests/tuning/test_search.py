@@ -9,7 +9,7 @@ from fixtures import models
 import tfcompress
 from tfcompress import keras_door as kd
 from tfcompress.pipeline import compress
-from tfcompress.tuning import trial_run
+from tfcompress.tuning import painter, trial_run
 from tfcompress.tuning.search import search
 from tfcompress.vocabulary.errors import RecipeError, RunFolderError, SearchError
 from tfcompress.vocabulary.reporter import Reporter
@@ -34,9 +34,25 @@ def data(net):
     return inputs, net.predict(inputs, verbose=0).argmax(axis=1)
 
 
+class Watching(Reporter):
+    def __init__(self):
+        self.tables, self.news = [], []
+
+    def table(self, title, header, rows, news=""):
+        self.tables.append((title, header, rows))
+        self.news += [news] if news else []
+
+
 @pytest.fixture(scope="module")
-def found(net, data, tmp_path_factory):
-    return search(net, data, SPACE, **GOAL, out=tmp_path_factory.mktemp("search") / "all")
+def watching():
+    return Watching()
+
+
+@pytest.fixture(scope="module")
+def found(net, data, watching, tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(painter.Painter, "redraw", lambda _: watching.news.append("drawn"))
+        return search(net, data, SPACE, **GOAL, out=tmp_path_factory.mktemp("search") / "all", reporter=watching)
 
 
 def test_every_recipe_of_a_small_space_runs_once_and_its_file_is_measured(found):
@@ -91,6 +107,24 @@ def test_the_pictures_lie_beside_the_summary(found):
     assert {path.name for path in found.folder.glob("*.svg")} == {"front.svg", "parallel.svg"}
     text = (found.folder / "front.svg").read_text()
     assert all(f'id="trial-{result.trial.number}"' in text for result in found.trials)
+
+
+def test_it_is_seen_while_it_runs_and_drawn_behind_each_trial(found, watching):
+    assert [line.partition(":")[0] for line in watching.news] == [
+        "trial 0",
+        "drawn",
+        "trial 1",
+        "drawn",
+        "trial 2",
+        "drawn",
+    ]
+    # A grid of three ends behind three, whatever max_trials says.
+    assert "; 1 of 3 trials, 0:0" in watching.news[0]
+    assert "; 3 of 3 trials, 0:00:00 left" in watching.news[4]
+    title, header, rows = watching.tables[-1]
+    assert title == "search: 3 of 3 trials, 0:00:00 left"
+    assert header[-1] == "number_format"
+    assert {int(row[0]) for row in rows if row[2]} == {result.trial.number for result in found.front}
 
 
 class Interrupt(Reporter):

@@ -200,15 +200,21 @@ def test_a_search_begins_with_what_the_analysis_foresees(found, net, data, tmp_p
     from tfcompress.tuning import search as of_search
 
     given = {}
-    make = of_search.make_oracle
-    monkeypatch.setattr(of_search, "make_oracle", lambda *a, **k: given.update(k) or make(*a, **k))
-    with pytest.raises(SearchError, match="only the oracle pareto"):
-        search(net, data, RECIPE, sensitivity=found.folder, oracle="random", out=tmp_path / "search")
+
+    def kept(*arguments, **options):
+        given.update(options)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(of_search, "make_oracle", kept)
+    with pytest.raises(KeyboardInterrupt):
+        search(net, data, RECIPE, sensitivity=found.folder, out=tmp_path / "search")
     assert set(given["sensitivity"]) == {
         "pruning.final_sparsity",
         "quantization.per_layer.hidden",
         "quantization.per_layer.out",
     }
+    with pytest.raises(SearchError, match="only the oracle pareto"):
+        search(net, data, RECIPE, sensitivity=found.folder, oracle="random", out=tmp_path / "search")
     with pytest.raises(SearchError, match=r"has no sensitivity\.json"):
         search(net, data, RECIPE, sensitivity=tmp_path, out=tmp_path / "search")
     with pytest.raises(SearchError, match="differs in its model"):

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from datetime import timedelta
 
 from absl import flags
-from rich.console import Console
+from rich.console import Console, Group
+from rich.live import Live
+from rich.measure import Measurement
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
@@ -68,21 +72,30 @@ def define_overrides(values: flags.FlagValues, example: str = "pruning.final_spa
     )
 
 
-class TerminalReporter(Reporter):
-    """Messages as lines, and a progress bar with the time left, on standard error."""
+class TerminalReporter(Reporter, AbstractContextManager):
+    """Messages as lines, and a progress bar with the time left, or a table, on standard error.
 
-    def __init__(self) -> None:
-        self._console = Console(stderr=True, highlight=False)
-        self._progress: Progress | None = None
+    A terminal shows bar and table in place, below the messages, until the context is left.
+    """
+
+    def __init__(self, console: Console | None = None) -> None:
+        self._console = console or Console(stderr=True, highlight=False)
+        self._live: Live | None = None
+        self._bar: Progress | None = None
+        self._table: Table | None = None
         self._label = ""
         self._began = (0.0, 0)
         self._shown = 0.0
+
+    def __exit__(self, *exception: object) -> None:
+        self._bar = self._table = None
+        self._show()
 
     def progress(self, label: str, done: int, total: int, note: str = "") -> None:
         """Move the bar of `label`; where there is no terminal, a line every ten seconds, with the time left."""
         now = time.monotonic()
         if self._console.is_terminal:
-            self._bar(label, done, total, note)
+            self._move(label, done, total, note)
             return
         if label != self._label:
             self._label, self._began, self._shown = label, (now, done), now
@@ -95,23 +108,57 @@ class TerminalReporter(Reporter):
 
     def message(self, text: str) -> None:
         """End the bar and print a line."""
-        if self._progress is not None:
-            self._progress.stop()
-            self._progress = None
+        if self._bar is not None:
+            self._bar = None
+            self._show()
         self._console.print(text)
 
-    def _bar(self, label: str, done: int, total: int, note: str) -> None:
-        if self._progress is None or self._label != label:
-            if self._progress is not None:
-                self._progress.stop()
+    def table(self, title: str, header: Sequence[str], rows: Sequence[Sequence[str]], news: str = "") -> None:
+        """Show as many columns as there is room for; where there is no terminal, `news` as a line."""
+        if not self._console.is_terminal:
+            super().table(title, header, rows, news)
+            return
+        self._table = fitting_table(self._console, title, header, rows)
+        self._show()
+
+    def _move(self, label: str, done: int, total: int, note: str) -> None:
+        if self._bar is None or self._label != label:
             columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn())
-            self._progress = Progress(
-                *columns, TextColumn("{task.fields[note]}"), console=self._console, transient=True
-            )
-            self._progress.start()
-            self._progress.add_task(label, total=total, completed=done, note=note)
+            self._bar = Progress(*columns, TextColumn("{task.fields[note]}"), console=self._console)
+            self._bar.add_task(label, total=total, completed=done, note=note)
             self._label = label
-        self._progress.update(self._progress.task_ids[0], completed=done, total=total, note=note)
+            self._show()
+        self._bar.update(self._bar.task_ids[0], completed=done, total=total, note=note)
+
+    def _show(self) -> None:
+        """Bring table and bar, as far as there are any, onto the terminal."""
+        parts = [part for part in (self._table, self._bar) if part is not None]
+        if not parts:
+            if self._live is not None:
+                self._live.stop()
+                self._live = None
+            return
+        if self._live is None:
+            # A terminal has one live display at a time; it draws itself again four times a second.
+            self._live = Live(console=self._console, transient=True)
+            self._live.start()
+        self._live.update(Group(*parts), refresh=True)
+
+
+def fitting_table(console: Console, title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
+    """A table of the first columns, as many as fit the width of `console`; the title says how many do not."""
+    unlimited = console.options.update(max_width=sys.maxsize)
+    for count in range(len(header), 0, -1):
+        more = len(header) - count
+        told = f"{title} ({more} columns more than fit)" if more else title
+        table = Table(title=told, title_justify="left")
+        for name in header[:count]:
+            table.add_column(name, no_wrap=True)
+        for row in rows:
+            table.add_row(*row[:count])
+        if Measurement.get(console, unlimited, table).minimum <= console.width:
+            break
+    return table
 
 
 def print_table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]], *, figures: bool = True) -> None:

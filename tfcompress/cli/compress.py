@@ -47,17 +47,20 @@ def run(values: flags.FlagValues) -> None:
         "data_dir": values.data_dir,
         "seed": values.seed,
         "unsafe": values.unsafe,
-        "reporter": TerminalReporter(),
     }
     if values.dry_run:
         from tfcompress.dry_run import dry_run
 
-        print(dry_run(values.model, values.dataset, recipe, **arguments))
+        with TerminalReporter() as reporter:
+            plan = dry_run(values.model, values.dataset, recipe, reporter=reporter, **arguments)
+        print(plan)
         return
     from tfcompress.card import figures
     from tfcompress.pipeline import compress
 
-    result = compress(values.model, values.dataset, recipe, out=values.out, reuse=values.reuse, **arguments)
+    options = arguments | {"out": values.out, "reuse": values.reuse}
+    with TerminalReporter() as reporter:
+        result = compress(values.model, values.dataset, recipe, reporter=reporter, **options)
     evidence = result.evidence
     print_table(f"{result.artifact}", ("", "float", "artifact"), figures(evidence))
     if evidence.promises:

@@ -59,16 +59,17 @@ def run(values: flags.FlagValues) -> int:
         },
         [f"data.preprocessing={values.preprocessing}", *values["set"].value],
     )
-    proof = convert(
-        values.model,
-        values.dataset,
-        recipe,
-        out=Path(values.out),
-        data_dir=values.data_dir,
-        seed=values.seed,
-        unsafe=values.unsafe,
-        reporter=TerminalReporter(),
-    )
+    with TerminalReporter() as reporter:
+        proof = convert(
+            values.model,
+            values.dataset,
+            recipe,
+            out=Path(values.out),
+            data_dir=values.data_dir,
+            seed=values.seed,
+            unsafe=values.unsafe,
+            reporter=reporter,
+        )
     kind = "full integer" if proof.full_integer else f"{len(proof.findings)} operators in float"
     print(f"{values.out}: {Path(values.out).stat().st_size:,} bytes, {proof.operators} operators, {kind}")
     for finding in proof.findings:

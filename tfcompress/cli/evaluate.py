@@ -60,11 +60,11 @@ def run(values: flags.FlagValues) -> None:
     """Measure every file and print one table."""
     from tfcompress.evaluate import delegation, io_types
 
-    reporter = TerminalReporter()
     models = {path: Path(path) for path in values.model}
     types = {name: io_types(path) for name, path in models.items()}
-    scores = _scores(values, models, types, reporter) if values.dataset else {}
-    latencies = _latencies(values, models, reporter)
+    with TerminalReporter() as reporter:
+        scores = _scores(values, models, types, reporter) if values.dataset else {}
+        latencies = _latencies(values, models, reporter)
     figures: list[dict[str, Any]] = []
     for name, path in models.items():
         content, taken = path.read_bytes(), delegation(path)

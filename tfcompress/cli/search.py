@@ -79,27 +79,30 @@ def run(values: flags.FlagValues) -> int:
     """Search, and print the front; 1 when no file is within the bounds."""
     from tfcompress.tuning.search import search
 
-    found = search(
-        values.model,
-        values.dataset,
-        values.recipe,
-        objectives=values.objectives,
-        bounds={measure: values[name].value for name, (measure, _) in BOUNDS.items() if values[name].value is not None},
-        max_trials=values.max_trials,
-        oracle=values.oracle,
-        workers=values.workers,
-        executor=values.executor,
-        ray_address=values.ray_address,
-        cpus_per_trial=values.cpus_per_trial,
-        gpus_per_trial=values.gpus_per_trial,
-        sensitivity=values.sensitivity,
-        out=values.out,
-        overrides=values["set"].value,
-        data_dir=values.data_dir,
-        seed=values.seed,
-        unsafe=values.unsafe,
-        reporter=TerminalReporter(),
-    )
+    with TerminalReporter() as reporter:
+        found = search(
+            values.model,
+            values.dataset,
+            values.recipe,
+            objectives=values.objectives,
+            bounds={
+                measure: values[name].value for name, (measure, _) in BOUNDS.items() if values[name].value is not None
+            },
+            max_trials=values.max_trials,
+            oracle=values.oracle,
+            workers=values.workers,
+            executor=values.executor,
+            ray_address=values.ray_address,
+            cpus_per_trial=values.cpus_per_trial,
+            gpus_per_trial=values.gpus_per_trial,
+            sensitivity=values.sensitivity,
+            out=values.out,
+            overrides=values["set"].value,
+            data_dir=values.data_dir,
+            seed=values.seed,
+            unsafe=values.unsafe,
+            reporter=reporter,
+        )
     shown = list(dict.fromkeys([*found.goal.objectives, *found.goal.bounds]))
     rows = [
         (

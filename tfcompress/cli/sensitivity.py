@@ -32,20 +32,21 @@ def run(values: flags.FlagValues) -> int:
     from tfcompress.tuning.cells import AXES, Cell
     from tfcompress.tuning.sensitivity import PICTURE_FILE, sensitivity
 
-    found = sensitivity(
-        values.model,
-        values.dataset,
-        values.recipe,
-        bits=_numbers("bits", values.bits),
-        sparsities=_numbers("sparsities", values.sparsities),
-        samples=values.samples,
-        out=values.out,
-        overrides=values["set"].value,
-        data_dir=values.data_dir,
-        seed=values.seed,
-        unsafe=values.unsafe,
-        reporter=TerminalReporter(),
-    )
+    with TerminalReporter() as reporter:
+        found = sensitivity(
+            values.model,
+            values.dataset,
+            values.recipe,
+            bits=_numbers("bits", values.bits),
+            sparsities=_numbers("sparsities", values.sparsities),
+            samples=values.samples,
+            out=values.out,
+            overrides=values["set"].value,
+            data_dir=values.data_dir,
+            seed=values.seed,
+            unsafe=values.unsafe,
+            reporter=reporter,
+        )
     table = found.table
 
     def row(cell: Cell) -> tuple[str, ...]:

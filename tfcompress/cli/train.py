@@ -26,14 +26,15 @@ def run(values: flags.FlagValues) -> None:
     recipe = load_recipe(values.recipe, values["set"].value)
     from tfcompress.pipeline import train
 
-    trained = train(
-        values.model,
-        values.dataset,
-        recipe,
-        data_dir=values.data_dir,
-        out=values.out,
-        seed=values.seed,
-        unsafe=values.unsafe,
-        reporter=TerminalReporter(),
-    )
+    with TerminalReporter() as reporter:
+        trained = train(
+            values.model,
+            values.dataset,
+            recipe,
+            data_dir=values.data_dir,
+            out=values.out,
+            seed=values.seed,
+            unsafe=values.unsafe,
+            reporter=reporter,
+        )
     print(trained)

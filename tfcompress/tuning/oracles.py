@@ -47,7 +47,7 @@ class Proposal:
     continues: int | None = None
 
 
-def require_known(name: str) -> None:
+def refuse_unknown(name: str) -> None:
     """Refuse what is no oracle's name, before a model or data are loaded.
 
     Raises:

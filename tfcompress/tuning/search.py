@@ -6,6 +6,7 @@ import json
 import pickle
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Unpack
 
@@ -21,11 +22,13 @@ from tfcompress.tuning import pareto
 from tfcompress.tuning.epochs import last_epochs, with_epochs
 from tfcompress.tuning.executor import Executor, Outcome
 from tfcompress.tuning.executors import choose_executor
+from tfcompress.tuning.live import Standing, planned, table
 from tfcompress.tuning.measures import Goal
-from tfcompress.tuning.oracles import ask, make_oracle, require_known, tell, tell_again
-from tfcompress.tuning.pictures import draw_pictures
+from tfcompress.tuning.oracles import ask, make_oracle, tell, tell_again
+from tfcompress.tuning.painter import Painter
+from tfcompress.tuning.request import checked_request, search_folder
 from tfcompress.tuning.sensitivity import foreseen_by
-from tfcompress.tuning.space import Space, draft, load_space
+from tfcompress.tuning.space import Space, load_space
 from tfcompress.tuning.trial_run import Shared, Task
 from tfcompress.tuning.trials import Trial, Trials
 from tfcompress.vocabulary.errors import SearchError
@@ -154,19 +157,30 @@ def search(
         >>> found.best.artifact  # doctest: +SKIP
         PosixPath('tflite_models/lenet300-digits-bits_and_sparsity-search/trials/0017/run/model.tflite')
     """
-    if max_trials < 1:
-        raise SearchError(f"max_trials must be at least 1. Received: {max_trials}.")
-    goal = Goal(objectives, bounds or {})
-    require_known(oracle)
-    make_executor = choose_executor(
-        executor,
-        workers=workers,
-        ray_address=ray_address,
-        cpus_per_trial=cpus_per_trial,
-        gpus_per_trial=gpus_per_trial,
-    )
     overrides = options.pop("overrides", ())
-    job = open_job(model, data, draft(recipe, overrides), **options)
+    request = checked_request(
+        model,
+        data,
+        recipe,
+        overrides,
+        objectives=objectives,
+        bounds=bounds or {},
+        max_trials=max_trials,
+        oracle=oracle,
+        choose=partial(
+            choose_executor,
+            executor,
+            workers=workers,
+            ray_address=ray_address,
+            cpus_per_trial=cpus_per_trial,
+            gpus_per_trial=gpus_per_trial,
+        ),
+        sensitivity=sensitivity,
+        out=out,
+        seed=options.get("seed", 0),
+    )
+    goal = request.goal
+    job = open_job(model, data, request.draft.fill(request.draft.default()), **options)
     start = job.enabled.state.model
 
     def layers(step: Technique) -> Sequence[str]:
@@ -181,17 +195,14 @@ def search(
         oracle, space, goal, max_trials=max_trials, seed=job.seed, sensitivity=foreseen, max_epochs=epochs
     )
     identity = {
-        "space": space.identity(),
-        "objectives": list(goal.objectives),
-        "bounds": dict(goal.bounds),
-        "oracle": oracle,
+        **request.identity(space),
         **({} if foreseen is None else {"sensitivity": foreseen}),
         **{key: value for key, value in job.identity.items() if key != "recipe"},
     }
-    place = out or Path("tflite_models") / f"{job.default_name}-search"
-    with RunFolder(place, identity) as folder:
+    with RunFolder(out or search_folder(job.default_name), identity) as folder:
         _share(job, model, options, folder)
-        return _Search(job, folder, space, goal, asked, make_executor).run()
+        total = planned(max_trials, space.size, oracle)
+        return _Search(job, folder, space, goal, asked, total, request.make_executor).run()
 
 
 def _check_metric(goal: Goal, job: Job) -> None:
@@ -232,6 +243,7 @@ class _Search:
         space: Space,
         goal: Goal,
         oracle: Any,
+        total: int,
         make_executor: Callable[[Path], Executor],
     ) -> None:
         self.job = job
@@ -239,23 +251,27 @@ class _Search:
         self.space = space
         self.goal = goal
         self.oracle = oracle
+        self.total = total
         self.make_executor = make_executor
         self.trials = Trials(folder)
+        self.seconds: list[float] = []
 
     def run(self) -> SearchResult:
         """Go on until the oracle has no more, then test the front."""
         ended = [(trial.proposal, trial.measured or None) for trial in self.trials.ended]
         tell_again(self.oracle, ended, [trial.proposal for trial in self.trials.running])
-        with self.make_executor(self.folder.file(SHARED_FILE)) as executor:
+        summary = self.folder.file(SUMMARY_FILE)
+        with Painter(summary, self._complain) as painter, self.make_executor(self.folder.file(SHARED_FILE)) as executor:
             for trial in self.trials.running:
                 executor.submit(trial.number, self._task(trial))
             self._propose(executor)
             while self.trials.running:
-                self._end(executor.next())
+                self._show(executor, self._end(executor.next()))
+                painter.redraw()
                 self._propose(executor)
             self._test(executor)
-        self._summarise()
-        draw_pictures(self.folder.file(SUMMARY_FILE))
+            self._summarise()
+            painter.finish()
         return self._result()
 
     def _propose(self, executor: Executor) -> None:
@@ -264,9 +280,10 @@ class _Search:
             trial = self.trials.begin(proposal)
             self.folder.write(f"trials/{self.trials.name(trial)}/recipe.yaml", _recipe_text(self._filled(trial)))
             executor.submit(trial.number, self._task(trial))
+        self._show(executor)
 
-    def _end(self, outcome: Outcome) -> None:
-        """Record what came of a trial and tell the oracle."""
+    def _end(self, outcome: Outcome) -> str:
+        """Record what came of a trial and tell the oracle; returns a line that says it."""
         trial = self.trials[outcome.number]
         if not outcome.measured:
             ended = self.trials.end(trial, status="failed", reason=outcome.reason, seconds=outcome.seconds)
@@ -281,8 +298,9 @@ class _Search:
                 seconds=outcome.seconds,
             )
         tell(self.oracle, ended.number, ended.measured or None)
-        self._say(ended)
+        self.seconds.append(outcome.seconds)
         self._summarise()
+        return self._said(ended)
 
     def _test(self, executor: Executor) -> None:
         """Measure the best file and those of the front once more, with the metric of the test split."""
@@ -337,15 +355,31 @@ class _Search:
         }
         self.folder.write_json(SUMMARY_FILE, tree)
 
-    def _say(self, trial: Trial) -> None:
-        done = len(self.trials.ended)
+    def _said(self, trial: Trial) -> str:
         shown = sorted(self.goal.needed & trial.measured.keys())
         line = ", ".join([f"trial {trial.number}: {trial.status}", *(f"{k} {trial.measured[k]:g}" for k in shown)])
         if trial.reason:
             line += f" ({trial.reason.splitlines()[0]})"
         self.folder.log(line)
-        self.job.reporter.message(line)
-        self.job.reporter.progress("search", done, self.oracle.max_trials)
+        return line
+
+    def _show(self, executor: Executor, said: str = "") -> None:
+        """Let a person see where the search stands, and what was `said` of the last trial."""
+        found = self._result()
+        standing = Standing(
+            tuple(self.trials),
+            [result.trial.number for result in found.front],
+            found.best.trial.number if found.best else None,
+            self.total,
+            executor.workers,
+            self.seconds,
+        )
+        news = f"{said}; {standing}" if said else ""
+        self.job.reporter.table(f"search: {standing}", *table(standing, self.goal, self.space.holes), news=news)
+
+    def _complain(self, problem: str) -> None:
+        self.folder.log(problem)
+        self.job.reporter.message(problem)
 
 
 def _recipe_text(tree: Mapping[str, Any]) -> str:

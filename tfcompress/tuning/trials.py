@@ -122,6 +122,11 @@ class Trials:
         return f"{trial.number:04d}"
 
 
+def count_recorded(folder: Path) -> int:
+    """How many trials the search in `folder` has, ended or not; none where there is no such folder."""
+    return len(list((folder / _FOLDER).glob(f"*/{RECORD_FILE}")))
+
+
 def _read(folder: Path) -> Iterator[Trial]:
     """Raises RunFolderError for a damaged record."""
     for path in sorted(folder.glob(f"*/{RECORD_FILE}")):

@@ -1,6 +1,6 @@
 """How a run tells what it is doing; the command line shows it, a library call stays silent."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 Progress = Callable[[int, int], None]
 """Called with how much is done, and how much there is."""
@@ -24,3 +24,16 @@ class Reporter:
 
     def message(self, text: str) -> None:
         """One line that a person should read."""
+
+    def table(self, title: str, header: Sequence[str], rows: Sequence[Sequence[str]], news: str = "") -> None:
+        """Where work stands, in place of the table before.
+
+        Args:
+            title: of the table.
+            header: of its columns, those first that must be seen.
+            rows: of texts, those first that must be seen.
+            news: what is new in it, for those who cannot see a table: this base takes it for a message.
+        """
+        del title, header, rows
+        if news:
+            self.message(news)
