@@ -134,6 +134,14 @@ class BayesianOracle(SearchOracle, kd.keras_tuner.oracles.BayesianOptimizationOr
 class GridOracle(SearchOracle, kd.keras_tuner.oracles.GridSearchOracle):
     """KerasTuner's grid: the defaults first, then every combination; ten values of a continuous range."""
 
+    def propose(self, trial_id: str) -> dict[str, Any]:
+        """The combination after that of the trial that began last.
+
+        KerasTuner goes on from trials that ended, so that of several workers all but one would wait.
+        """
+        self._populate_next = self.start_order[-1:]
+        return super().propose(trial_id)
+
 
 class HyperbandOracle(SearchOracle, kd.keras_tuner.oracles.HyperbandOracle):
     """KerasTuner's Hyperband, repeated until `max_trials`."""
