@@ -1,9 +1,13 @@
+import contextlib
 import fcntl
 import os
+import queue
 import select
 import signal
 import subprocess
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -179,6 +183,98 @@ def test_a_killed_parent_leaves_no_child_even_in_native_code():
     child = int(process.stdout.readline())
     process.kill()
     assert wait_for_the_end_of(child)
+    process.communicate()
+
+
+def state(pid):
+    """The letter by which Linux says what process `pid` does: T, it stands still."""
+    with open(f"/proc/{pid}/stat") as file:
+        return file.read().rpartition(")")[2].split()[0]
+
+
+def wait_until(reached):
+    """Whether `reached()` comes true within 30 s."""
+    end = time.monotonic() + 30
+    while not reached() and time.monotonic() < end:
+        os.sched_yield()
+    return reached()
+
+
+@pytest.fixture
+def reading(tmp_path):
+    """Children; the processes of a call of theirs, one the other's child, that waits; what ends it with "done"."""
+    fifo, told = tmp_path / "fifo", queue.SimpleQueue()
+    os.mkfifo(fifo)
+    children = contained.Children()
+
+    def call():
+        return children.call(functions.read_in_a_child, fifo, progress=lambda *pids: told.put(pids), **WORDS)
+
+    with ThreadPoolExecutor() as threads:
+        result = threads.submit(call)
+
+        def finish():
+            fifo.write_text("done")
+            return result.result(timeout=30)
+
+        yield children, told.get(timeout=60), finish
+        children.end()
+
+
+@pytest.mark.parametrize("error", [None, ZeroDivisionError, KeyboardInterrupt])
+def test_children_at_work_and_theirs_stand_still_in_a_pause_and_then_go_on(reading, error):
+    children, pids, finish = reading
+    with pytest.raises(error) if error else contextlib.nullcontext(), children.paused():
+        assert wait_until(lambda: [state(pid) for pid in pids] == ["T", "T"])
+        # Another pool's child is none of these.
+        assert call(functions.pid) not in pids
+        if error:
+            raise error
+    assert wait_until(lambda: "T" not in [state(pid) for pid in pids])
+    assert finish() == "done"
+    assert children.call(functions.pid, **WORDS) == pids[0]
+
+
+def test_a_call_that_begins_in_a_pause_waits_for_its_end():
+    children = contained.Children()
+    with ThreadPoolExecutor() as threads:
+        with children.paused():
+            result = threads.submit(children.call, functions.pid, **WORDS)
+            assert wait_until(lambda: [state(child._process.pid) for child in children._busy] == ["T"])
+            assert not result.done()
+        assert result.result(timeout=30) > 0
+    children.end()
+
+
+def test_children_that_stand_still_can_be_ended(reading):
+    children, pids, _ = reading
+    with children.paused():
+        assert wait_until(lambda: [state(pid) for pid in pids] == ["T", "T"])
+        children.end()
+        assert all(wait_for_the_end_of(pid) for pid in pids)
+
+
+def test_a_killed_parent_leaves_no_child_that_stands_still(tmp_path):
+    os.mkfifo(tmp_path / "fifo")
+    body = f"""
+import threading
+def hold(*pids):
+    with children.paused():
+        print(*pids, flush=True)
+        threading.Event().wait()
+
+children = contained.Children()
+call = children.call
+call(
+    functions.read_in_a_child, {str(tmp_path / "fifo")!r}, progress=hold,
+    stage="Reading", error=TfcompressError, remedy="none.",
+)
+"""
+    process = run(body)
+    pids = [int(pid) for pid in process.stdout.readline().split()]
+    assert wait_until(lambda: [state(pid) for pid in pids] == ["T", "T"])
+    process.kill()
+    assert all(wait_for_the_end_of(pid) for pid in pids)
     process.communicate()
 
 

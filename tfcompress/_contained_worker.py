@@ -8,6 +8,7 @@ import functools
 import importlib
 import os
 import pickle
+import signal
 from collections.abc import Callable
 from multiprocessing.connection import Connection
 from multiprocessing.reduction import ForkingPickler
@@ -27,6 +28,11 @@ def at(stage: str) -> None:
     """
     if _connection is not None:
         _tell("at", stage)
+
+
+def serving() -> bool:
+    """Whether this process is such a child."""
+    return _connection is not None
 
 
 def serve(connection: int, lifeline: int) -> None:
@@ -92,8 +98,10 @@ def resolve(name: str) -> Callable[..., Any]:
 def _end_with_the_other_side_of(lifeline: int) -> None:
     """Let the system end this process when the pipe's other end closes, whatever native code is doing then.
 
-    The signal's default action does it, without Python. Elsewhere than on Linux that action is none, and the process
-    ends behind its current call.
+    A kill does it, without Python, also of a process that stands still. Elsewhere than on Linux there is no choice of
+    the signal: the process ends behind its current call.
     """
+    if hasattr(fcntl, "F_SETSIG"):
+        fcntl.fcntl(lifeline, fcntl.F_SETSIG, signal.SIGKILL)
     fcntl.fcntl(lifeline, fcntl.F_SETOWN, os.getpid())
     fcntl.fcntl(lifeline, fcntl.F_SETFL, fcntl.fcntl(lifeline, fcntl.F_GETFL) | os.O_ASYNC)

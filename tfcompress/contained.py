@@ -25,12 +25,13 @@ import tempfile
 import threading
 import time
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from multiprocessing.connection import Pipe
 from pathlib import Path
 from typing import Any
 
+from tfcompress._contained_worker import serving
 from tfcompress.vocabulary.errors import TfcompressError
 from tfcompress.vocabulary.reporter import Progress
 
@@ -90,8 +91,9 @@ class _Child:
                 stderr=self._output,
                 pass_fds=(theirs.fileno(), lifeline),
                 env={**os.environ, **environment},
-                # An interrupt from the terminal is for this process, which then ends the child.
-                start_new_session=True,
+                # An interrupt from the terminal is for this process, which then ends the child. Children of a child
+                # are of its group, and stand still with it.
+                start_new_session=not serving(),
             )
         finally:
             theirs.close()
@@ -154,6 +156,12 @@ class _Child:
         tail = os.pread(self._output.fileno(), 1 << 16, max(0, size - (1 << 16))).decode(errors="replace")
         return [line.strip()[:300] for line in tail.splitlines() if line.strip()][-_LAST_LINES:]
 
+    def send_signal(self, number: signal.Signals) -> None:
+        """Send a signal to the process and to those that it has started in this way; to none when it has ended."""
+        if self._process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self._process.pid, number)
+
     def kill(self) -> None:
         """End the process at once; whoever waits for its answer gets none."""
         self._process.kill()
@@ -196,6 +204,7 @@ class Children:
         self._lock = threading.Lock()
         self._idle: list[_Child] = []
         self._busy: set[_Child] = set()
+        self._stopped: set[_Child] | None = None
         _all_children.add(self)
 
     def call(
@@ -238,7 +247,6 @@ class Children:
             raise error(f"{stage}: a memory limit needs Linux's /proc, and this system has none. Remedy: leave it out.")
         request = pickle.dumps((_name(function), arguments, progress is not None), protocol=5)
         child = self._take()
-        self._busy.add(child)
         try:
             outcome, value = child.run(request, limits, progress)
         except _EndedError as end:
@@ -281,14 +289,47 @@ class Children:
         for child in tuple(self._busy):
             child.kill()
 
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """A context in which the children at work stand still, with the children that these started, and then go on.
+
+        A call that begins in it waits for its end. What stands still is ended like the others, by `end` or with this
+        process, however that ends (elsewhere than on Linux only where this process ends itself). Time limits run on.
+        This process is none of a contained call itself, and has no such context open already.
+        """
+        try:
+            with self._lock:
+                self._stopped = set()
+                for child in self._busy:
+                    self._stop(child)
+            yield
+        finally:
+            with self._lock:
+                for child in self._stopped or ():
+                    child.send_signal(signal.SIGCONT)
+                self._stopped = None
+
+    def _stop(self, child: _Child) -> None:
+        # Before it stands still, for an interrupt may come between the two.
+        self._stopped.add(child)
+        child.send_signal(signal.SIGSTOP)
+
     def _take(self) -> _Child:
+        child = self._waiting() or _Child(self._environment)
+        with self._lock:
+            self._busy.add(child)
+            if self._stopped is not None:
+                self._stop(child)
+        return child
+
+    def _waiting(self) -> _Child | None:
         with self._lock:
             while self._idle:
                 child = self._idle.pop()
                 if child.alive:
                     return child
                 child.end()
-        return _Child(self._environment)
+        return None
 
     def _give_back(self, child: _Child) -> None:
         with self._lock:
@@ -302,6 +343,7 @@ class Children:
         self._lock = threading.Lock()
         self._idle.clear()
         self._busy.clear()
+        self._stopped = None
 
 
 _shared = Children()

@@ -1,5 +1,6 @@
 """The search from end to end, over recipes that need no training."""
 
+import contextlib
 import json
 
 import numpy as np
@@ -9,9 +10,11 @@ from fixtures import models
 import tfcompress
 from tfcompress import keras_door as kd
 from tfcompress.pipeline import compress
-from tfcompress.tuning import painter, trial_run
+from tfcompress.tuning import latencies, painter, trial_run
+from tfcompress.tuning.local import LocalExecutor
+from tfcompress.tuning.measures import LATENCY, MEASURES
 from tfcompress.tuning.search import search
-from tfcompress.vocabulary.errors import RecipeError, RunFolderError, SearchError
+from tfcompress.vocabulary.errors import EvaluationError, RecipeError, RunFolderError, SearchError
 from tfcompress.vocabulary.reporter import Reporter
 
 SPACE = {
@@ -216,11 +219,81 @@ def test_it_is_at_hand_in_the_package():
 
 
 def test_the_measures_of_a_trial_are_those_that_goals_may_name(found):
-    from tfcompress.tuning.measures import MEASURES
-
-    assert set(found.best.measured) == set(MEASURES)
+    # Of which the goal here needs no latency.
+    assert set(found.best.measured) == set(MEASURES) - {LATENCY}
     assert trial_run.Task({}, found.folder).split == "validation"
     assert np.isfinite(list(found.best.measured.values())).all()
+
+
+FOR_SPEED = {
+    **SPACE,
+    "steps": [{"technique": "post_training", "number_format": {"choice": ["int8", "float16"]}}],
+    "conversion": {"strip_names": {"bool": None}},
+}
+SPEED = {"objectives": ["latency_ratio", "accuracy"], "oracle": "grid"}
+
+
+@pytest.fixture
+def timed(monkeypatch):
+    """Sizes of the artifacts timed, each while the executor keeps its trials quiet."""
+    sizes, quiet = [], []
+    stand_still, measure = LocalExecutor.quiet, latencies.measure_latency
+
+    @contextlib.contextmanager
+    def entered(executor):
+        with stand_still(executor):
+            quiet.append(executor)
+            yield
+            quiet.pop()
+
+    def measured(files, **settings):
+        assert quiet
+        sizes.append(len(files["artifact"]))
+        return measure(files, **settings)
+
+    monkeypatch.setattr(LocalExecutor, "quiet", entered)
+    monkeypatch.setattr(latencies, "measure_latency", measured)
+    return sizes
+
+
+def test_files_of_one_architecture_are_timed_once_beside_the_float_file(net, data, timed, tmp_path):
+    def go_on(**options):
+        return search(net, data, FOR_SPEED, **SPEED, out=tmp_path / "search", **options)
+
+    with pytest.raises(KeyboardInterrupt):
+        go_on(reporter=Interrupt())
+    result = go_on(workers=2)
+    by_format = {}
+    for one in result.trials:
+        assert one.trial.status == "completed", one.trial.reason
+        by_format.setdefault(one.values["post_training.number_format"], set()).add(one.measured[LATENCY])
+    assert [len(result.trials), len(timed), *map(len, by_format.values())] == [4, 2, 1, 1]
+    assert result.best.measured[LATENCY] == min(*by_format["int8"], *by_format["float16"]) > 0
+    assert (result.folder / "float" / "float.tflite").read_bytes() == (result.best.folder / "float.tflite").read_bytes()
+    go_on()
+    assert len(timed) == 2
+
+
+def test_an_artifact_that_cannot_be_timed_is_a_failed_trial(net, data, timed, monkeypatch, tmp_path):
+    measure = latencies.measure_latency
+
+    def crash_once(files, **settings):
+        found = measure(files, **settings)
+        if len(timed) == 1:
+            raise EvaluationError("LiteRT crashed")
+        return found
+
+    monkeypatch.setattr(latencies, "measure_latency", crash_once)
+    one_format = FOR_SPEED | {"steps": [{"technique": "post_training"}]}
+    failed, completed = search(net, data, one_format, **SPEED, out=tmp_path / "search").trials
+    assert (failed.trial.status, failed.trial.reason, failed.measured) == ("failed", "LiteRT crashed", {})
+    assert completed.trial.status == "completed"
+
+
+def test_evidence_is_timed_for_long_only_for_the_front(found):
+    for result in found.trials:
+        settings = json.loads((result.folder / "evidence.json").read_text())["recipe"]["evaluation"]
+        assert settings["latency_seconds"] == (SPACE["evaluation"]["latency_seconds"] if result.trial.tested else 0.001)
 
 
 @pytest.mark.slow

@@ -13,7 +13,7 @@ BOUNDS = {
     "max_drop": ("drop_points", "Most that the metric may be worse than the float file's, points."),
     "max_bytes": ("bytes", "Most bytes of the file."),
     "max_deflated_bytes": ("deflated_bytes", "Most bytes of the file after DEFLATE."),
-    "max_latency_ratio": ("latency_ratio", "Most latency, as a share of the float file's."),
+    "max_latency_ratio": ("latency_ratio", "Most latency, as a share of the float file's on this machine."),
     "max_arena_bytes": ("arena_bytes", "Most bytes of activations."),
     "min_accuracy": ("accuracy", "Least metric."),
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -45,13 +46,24 @@ class Tensor:
 
 @dataclass(frozen=True)
 class Operator:
-    """One operator of a graph, with the indices of its tensors (-1 for an optional one left out)."""
+    """One operator of a graph, with the indices of its tensors (-1 for an optional one left out).
+
+    Args:
+        index: its place in the graph.
+        name: TFLite's, or that of a custom operator.
+        inputs: indices of tensors.
+        outputs: likewise.
+        custom: whether TFLite itself has no such operator.
+        options: its options by the schema's names (`strideW`, `fusedActivationFunction`), as plain values; those of a
+            custom operator as one list of bytes, `customOptions`.
+    """
 
     index: int
     name: str
     inputs: tuple[int, ...]
     outputs: tuple[int, ...]
     custom: bool
+    options: Mapping[str, Any]
 
 
 class Graph:
@@ -92,7 +104,7 @@ class Graph:
         number = max(code.builtinCode, code.deprecatedBuiltinCode)
         custom = number == schema.BuiltinOperator.CUSTOM
         name = (code.customCode or b"CUSTOM").decode() if custom else _names(schema.BuiltinOperator)[number]
-        return Operator(index, name, _ints(raw.inputs), _ints(raw.outputs), custom)
+        return Operator(index, name, _ints(raw.inputs), _ints(raw.outputs), custom, _options(raw))
 
     def _tensor(self, index: int, raw: Any) -> Tensor:
         from ai_edge_litert import schema_py_generated as schema
@@ -150,6 +162,25 @@ def _names(enum: Any) -> dict[int, str]:
 
 def _ints(values: Any) -> tuple[int, ...]:
     return () if values is None else tuple(int(v) for v in values)
+
+
+def _options(raw: Any) -> dict[str, Any]:
+    options: dict[str, Any] = {}
+    for table in (raw.builtinOptions, raw.builtinOptions2):
+        options |= {} if table is None else _plain(table)
+    if raw.customOptions is not None:
+        options["customOptions"] = _plain(raw.customOptions)
+    return options
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, bytes):
+        return list(value)
+    if isinstance(value, (np.ndarray, np.generic)):
+        return value.tolist()
+    if isinstance(value, list):
+        return [_plain(one) for one in value]
+    return {name: _plain(one) for name, one in vars(value).items()} if hasattr(value, "__dict__") else value
 
 
 _NUMPY = {

@@ -47,6 +47,10 @@ class Executor(AbstractContextManager):
         """Have `task` run as soon as a worker is free."""
 
     @abstractmethod
+    def quiet(self) -> AbstractContextManager[None]:
+        """A context in which the tasks at work on this machine stand still, as far as the executor can have them."""
+
+    @abstractmethod
     def next(self) -> Outcome:
         """The next outcome, of whichever task ends first; waits for it.
 

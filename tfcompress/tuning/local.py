@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import queue
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from pathlib import Path
 from types import TracebackType
 
@@ -43,6 +44,10 @@ class LocalExecutor(Executor):
     def submit(self, number: int, task: Task) -> None:
         """As `Executor.submit`."""
         self._threads.submit(self._run, number, task)
+
+    def quiet(self) -> AbstractContextManager[None]:
+        """As `Executor.quiet`: all of them."""
+        return self._children.paused()
 
     def next(self) -> Outcome:
         """As `Executor.next`."""

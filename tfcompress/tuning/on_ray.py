@@ -165,6 +165,10 @@ class RayExecutor(Executor):
         ref = self._task.remote(self._start, number, replace(task, reuse=()), files, earlier)
         self._running[ref] = (number, task.folder, perf_counter())
 
+    def quiet(self) -> contextlib.AbstractContextManager[None]:
+        """As `Executor.quiet`, but nothing stands still: what runs on this machine, if it is a node, is Ray's."""
+        return contextlib.nullcontext()
+
     def next(self) -> Outcome:
         """As `Executor.next`."""
         errors = self._ray.exceptions

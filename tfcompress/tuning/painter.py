@@ -46,6 +46,10 @@ class Painter(AbstractContextManager):
         self._thread = threading.Thread(target=self._draw, name="painter", daemon=True)
         self._thread.start()
 
+    def quiet(self) -> AbstractContextManager[None]:
+        """A context in which nothing is drawn: a drawing under way stands still."""
+        return self._children.paused()
+
     def finish(self) -> None:
         """Draw what the summary says now, and return when it is drawn."""
         self._wait()

@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from tfcompress.data import Dataset
-from tfcompress.measure import versions
+from tfcompress.measure import hardware, versions
 from tfcompress.models import zoo
 from tfcompress.preparation import default_name
 from tfcompress.recipe import load_recipe
 from tfcompress.run_folder import recorded_identity, refuse_another_run
 from tfcompress.tuning.epochs import last_epochs
 from tfcompress.tuning.executor import Executor
-from tfcompress.tuning.measures import Goal
+from tfcompress.tuning.measures import LATENCY, Goal
 from tfcompress.tuning.oracles import refuse_unknown
 from tfcompress.tuning.sensitivity import read_table
 from tfcompress.tuning.space import Space, load_space, read_space
@@ -49,6 +49,8 @@ class Request:
             "objectives": list(self.goal.objectives),
             "bounds": dict(self.goal.bounds),
             "oracle": self.oracle,
+            # Latencies of two machines cannot be compared.
+            **({"hardware": hardware()} if LATENCY in self.goal.needed else {}),
         }
 
 

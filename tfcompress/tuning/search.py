@@ -4,26 +4,30 @@ from __future__ import annotations
 
 import json
 import pickle
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Unpack
 
 import yaml
 
+from tfcompress.atomic import write_atomically
+from tfcompress.convert.converter import float_tflite
 from tfcompress.models.loading import clone
-from tfcompress.pipeline import ARTIFACT_FILE, train
+from tfcompress.pipeline import ARTIFACT_FILE, FLOAT_FILE, train
 from tfcompress.preparation import Job, JobOptions, open_job
 from tfcompress.run_folder import RunFolder
-from tfcompress.run_state import write_state
+from tfcompress.run_state import read_state, write_state
 from tfcompress.techniques.base import Technique
 from tfcompress.tuning import pareto
 from tfcompress.tuning.epochs import last_epochs, with_epochs
 from tfcompress.tuning.executor import Executor, Outcome
 from tfcompress.tuning.executors import choose_executor
+from tfcompress.tuning.latencies import Latencies
 from tfcompress.tuning.live import Standing, planned, table
-from tfcompress.tuning.measures import Goal
+from tfcompress.tuning.measures import LATENCY, Goal
 from tfcompress.tuning.oracles import ask, make_oracle, tell, tell_again
 from tfcompress.tuning.painter import Painter
 from tfcompress.tuning.request import checked_request, search_folder
@@ -31,7 +35,7 @@ from tfcompress.tuning.sensitivity import foreseen_by
 from tfcompress.tuning.space import Space, load_space
 from tfcompress.tuning.trial_run import Shared, Task
 from tfcompress.tuning.trials import Trial, Trials
-from tfcompress.vocabulary.errors import SearchError
+from tfcompress.vocabulary.errors import EvaluationError, SearchError
 
 SUMMARY_FILE = "search.json"
 SHARED_FILE = "shared.pickle"
@@ -125,8 +129,10 @@ def search(
     """Search the holes of a recipe for the files that serve `objectives` best within `bounds`.
 
     Every trial runs a filled recipe to its artifact; only artifacts are measured, their metric on the validation
-    split. The test split is looked at once, at the end, for the files of the front. A search that was interrupted
-    goes on where it stopped when it is called again with the same arguments and `out`; more `max_trials` continue it.
+    split. The test split is looked at once, at the end, for the files of the front. The latency, where the goal names
+    it, is timed on this machine when a trial ends, once for each architecture (`tfcompress.tuning.latencies`), while
+    the other trials stand still (those of Ray run on). A search that was interrupted goes on where it stopped when it
+    is called again with the same arguments and `out`; more `max_trials` continue it.
 
     Args:
         model: as `tfcompress.compress` takes it; a network of the zoo is trained once, for all trials.
@@ -201,8 +207,9 @@ def search(
     }
     with RunFolder(out or search_folder(job.default_name), identity) as folder:
         _share(job, model, options, folder)
+        latencies = _latencies(job, options, folder) if LATENCY in goal.needed else None
         total = planned(max_trials, space.size, oracle)
-        return _Search(job, folder, space, goal, asked, total, request.make_executor).run()
+        return _Search(job, folder, space, goal, asked, total, request.make_executor, latencies).run()
 
 
 def _check_metric(goal: Goal, job: Job) -> None:
@@ -233,6 +240,15 @@ def _share(job: Job, model: Any, options: JobOptions, folder: RunFolder) -> None
         ) from error
 
 
+def _latencies(job: Job, options: JobOptions, folder: RunFolder) -> Latencies:
+    """What times the artifacts, beside the float file, which is made of the model that the trials start from."""
+    reference = folder.file(FLOAT_FOLDER) / FLOAT_FILE
+    if not reference.exists():
+        start = read_state(reference.parent, options.get("custom_objects"), options.get("unsafe", False))
+        write_atomically(reference, float_tflite(start.model, job.recipe.conversion))
+    return Latencies(folder, reference, job.recipe.evaluation.latency_seconds)
+
+
 class _Search:
     """One execution of a search in its folder."""
 
@@ -245,6 +261,7 @@ class _Search:
         oracle: Any,
         total: int,
         make_executor: Callable[[Path], Executor],
+        latencies: Latencies | None,
     ) -> None:
         self.job = job
         self.folder = folder
@@ -253,6 +270,7 @@ class _Search:
         self.oracle = oracle
         self.total = total
         self.make_executor = make_executor
+        self.latencies = latencies
         self.trials = Trials(folder)
         self.seconds: list[float] = []
 
@@ -266,7 +284,7 @@ class _Search:
                 executor.submit(trial.number, self._task(trial))
             self._propose(executor)
             while self.trials.running:
-                self._show(executor, self._end(executor.next()))
+                self._show(executor, self._end(self._timed(executor.next(), executor, painter)))
                 painter.redraw()
                 self._propose(executor)
             self._test(executor)
@@ -281,6 +299,23 @@ class _Search:
             self.folder.write(f"trials/{self.trials.name(trial)}/recipe.yaml", _recipe_text(self._filled(trial)))
             executor.submit(trial.number, self._task(trial))
         self._show(executor)
+
+    def _timed(self, outcome: Outcome, executor: Executor, painter: Painter) -> Outcome:
+        """`outcome` with its artifact's latency, where the goal needs it; a failure when it cannot be timed."""
+        if self.latencies is None or not outcome.measured:
+            return outcome
+
+        @contextmanager
+        def quiet() -> Iterator[None]:
+            with executor.quiet(), painter.quiet():
+                yield
+
+        artifact = self.trials.run_folder(self.trials[outcome.number]) / ARTIFACT_FILE
+        try:
+            ratio = self.latencies.ratio(artifact.read_bytes(), quiet)
+        except EvaluationError as error:
+            return replace(outcome, measured={}, reason=str(error))
+        return replace(outcome, measured={**outcome.measured, LATENCY: ratio})
 
     def _end(self, outcome: Outcome) -> str:
         """Record what came of a trial and tell the oracle; returns a line that says it."""

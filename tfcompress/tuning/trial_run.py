@@ -19,6 +19,8 @@ from tfcompress.data.dataset import Dataset
 from tfcompress.pipeline import ARTIFACT_FILE, compress
 from tfcompress.vocabulary.evidence import Evidence
 
+_LEAST_SECONDS = 0.001
+
 
 @dataclass(frozen=True)
 class Shared:
@@ -65,7 +67,8 @@ def run(shared: Shared, task: Task) -> dict[str, float]:
     """Run a trial's recipe and measure its artifact.
 
     Returns:
-        The measures of `tfcompress.tuning.measures`, by name; those of the metric only where there are labels.
+        The measures of `tfcompress.tuning.measures`, by name, but for the latency (`tfcompress.tuning.latencies`);
+        those of the metric only where there are labels.
 
     Raises:
         TfcompressError: it has no artifact; the message says why.
@@ -75,7 +78,7 @@ def run(shared: Shared, task: Task) -> dict[str, float]:
             shared.model,
             shared.dataset,
             task.tree,
-            overrides=[f"evaluation.split={task.split}"],
+            overrides=[f"evaluation.split={task.split}", *_without_timing(task)],
             seed=shared.seed,
             custom_objects=shared.custom_objects,
             unsafe=shared.unsafe,
@@ -89,9 +92,21 @@ def run(shared: Shared, task: Task) -> dict[str, float]:
     return measured(result.evidence, (task.folder / ARTIFACT_FILE).read_bytes())
 
 
+def _without_timing(task: Task) -> list[str]:
+    """Overrides that leave no more than the least number of timed runs to the evidence of a trial.
+
+    Nothing is decided by its latencies, and other trials run beside it. Rewrites for speed are decided on by what
+    they are given the same time for; and for the test split, the evidence is what a person reads.
+    """
+    conversion = task.tree.get("conversion") or {}
+    if task.split == "test" or conversion.get("faster"):
+        return []
+    return [f"evaluation.latency_seconds={_LEAST_SECONDS}"]
+
+
 def measured(evidence: Evidence, content: bytes) -> dict[str, float]:
     """The measures of the artifact with the bytes `content`, of which `evidence` is."""
-    found = {**measured_of_file(content), "latency_ratio": 1 / evidence.speedup}
+    found = measured_of_file(content)
     if evidence.metric is not None:
         found |= {"accuracy": evidence.metric.artifact, "drop_points": evidence.metric.drop_points}
     return found
