@@ -9,6 +9,7 @@ import sys
 import pytest
 
 from tfcompress.measure import versions
+from tfcompress.tuning import request as module
 from tfcompress.tuning.request import checked_request
 from tfcompress.tuning.search import search
 from tfcompress.tuning.trials import Trial
@@ -31,11 +32,15 @@ def refused(error, words, recipe=SPACE, **change):
     return str(failure.value)
 
 
+def asked(objectives):
+    rest = {"max_trials": 5, "oracle": "pareto", "choose": lambda: None, "sensitivity": None, "out": None, "seed": 0}
+    return checked_request("net.h5", "digits", SPACE, (), **{**GOAL, "objectives": objectives}, **rest)
+
+
 @pytest.fixture
 def folder(tmp_path):
     """Of a search that has three trials."""
-    rest = {"max_trials": 5, "oracle": "pareto", "choose": lambda: None, "sensitivity": None, "out": None, "seed": 0}
-    request = checked_request("net.h5", "digits", SPACE, (), **GOAL, **rest)
+    request = asked(GOAL["objectives"])
     space = json.loads(json.dumps(request.identity(request.draft)["space"]))
     # As the search records it, which knows the layers.
     space["steps"][1]["per_layer"] = {"fc1": {"hole": {}}}
@@ -102,6 +107,14 @@ def test_a_cluster_that_does_not_answer_is_refused_before_a_model_is_looked_for(
 )
 def test_another_search_is_refused_in_the_same_folder(folder, change, words):
     refused(RunFolderError, words, out=folder, **change)
+
+
+@pytest.mark.parametrize(("objective", "here"), [("latency_ratio", {"hardware": {"cores": 99}}), ("bytes", {})])
+def test_a_search_for_latency_is_of_one_machine(monkeypatch, objective, here):
+    monkeypatch.setattr(module, "hardware", lambda: {"cores": 99})
+    request = asked([objective])
+    identity = request.identity(request.draft)
+    assert {key: identity[key] for key in identity.keys() & {"hardware"}} == here
 
 
 def test_fewer_trials_than_there_are_is_refused(folder):
