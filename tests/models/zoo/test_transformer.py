@@ -29,3 +29,8 @@ def test_query_key_and_value_start_differently():
     assert len({kernel.tobytes() for kernel in kernels}) == 4
     # Glorot and Bengio 2010 for a matrix of 64 x 64.
     assert all(abs(kernel.std() - np.sqrt(2 / 128)) < 0.01 for kernel in kernels)
+
+
+def test_word_vectors_start_at_length_one():
+    words = zoo.build("transformer_text", (6,), 3, vocabulary_size=2000).get_layer("words").get_weights()[0]
+    assert abs(np.linalg.norm(words, axis=1).mean() - 1) < 0.02

@@ -90,8 +90,12 @@ class LayerMaker:
         return kd.keras.layers.Dropout(rate, seed=self._seed_of(name), name=name)(x)
 
     def embedding(self, tokens: Any, vocabulary_size: int, width: int, name: str) -> Any:
-        """A vector of `width` numbers for each token id."""
-        initializer = kd.keras.initializers.RandomUniform(-0.05, 0.05, self._seed_of(name))
+        """A vector of `width` numbers, of length 1 in the mean before training, for each token id.
+
+        Keras starts them within 0.05: the few words that training moves then stand far outside the others, which an
+        8-bit range of all has hardly a step for.
+        """
+        initializer = kd.keras.initializers.RandomNormal(stddev=width**-0.5, seed=self._seed_of(name))
         return kd.keras.layers.Embedding(vocabulary_size, width, embeddings_initializer=initializer, name=name)(tokens)
 
     def recurrent(self, kind: str, x: Any, units: int, name: str, **options: Any) -> Any:
