@@ -1,16 +1,20 @@
 """The sensitivity analysis from end to end: its cells are the files that their recipes ship alone."""
 
 import hashlib
+import shutil
 import xml.etree.ElementTree as ET
+from functools import partial
 
 import numpy as np
 import pytest
-from fixtures import models
+from fixtures import contained_functions, models
 
 import tfcompress
 from tfcompress.pipeline import compress
 from tfcompress.techniques.pruning import Pruning
 from tfcompress.tuning import sensitivity as module
+from tfcompress.tuning.cell_run import CellRun
+from tfcompress.tuning.local import LocalExecutor
 from tfcompress.tuning.search import search
 from tfcompress.tuning.sensitivity import read_table, sensitivity
 from tfcompress.vocabulary.errors import ConversionError, RunFolderError, SearchError
@@ -127,7 +131,7 @@ def test_the_picture_has_a_mark_for_each_cell_and_is_the_same_each_time(found):
 
 class Stop(Reporter):
     def progress(self, label, done, total, note=""):
-        if label == "sensitivity" and done == 2:
+        if label == "sensitivity" and done == 3:
             raise KeyboardInterrupt
 
 
@@ -141,14 +145,36 @@ def test_an_interrupted_analysis_goes_on_and_measures_no_cell_twice(found, net, 
     before = {record: record.read_bytes() for record in records}
     assert len(before) == 2
     measured = []
-    ship = module._Analysis._shipped
-    monkeypatch.setattr(module._Analysis, "_shipped", lambda self, r: measured.append(r.name) or ship(self, r))
+    ship = CellRun._shipped
+    monkeypatch.setattr(CellRun, "_shipped", lambda self, r: measured.append(r.name) or ship(self, r))
     again = sensitivity(net, data, RECIPE, **few)
     assert measured == ["out-bits-3", "hidden-sparsity-0.8", "out-sparsity-0.8"]
     assert all(record.read_bytes() == content for record, content in before.items())
     assert [cell.sha256 for cell in again.table.cells] == [cell.sha256 for cell in found.table.cells]
     with pytest.raises(RunFolderError, match="samples"):
         sensitivity(net, data, RECIPE, **{**few, "samples": 19})
+
+
+def test_several_workers_find_the_same_and_go_on_where_one_stopped(found, net, data, tmp_path):
+    def plain(table):
+        return [cell.model_dump(exclude={"seconds"}) for cell in (table.reference, *table.cells)]
+
+    place = shutil.copytree(found.folder, tmp_path / "analysis")
+    for number in ("0000", "0005"):
+        shutil.rmtree(place / "cells" / number)
+    many = sensitivity(net, data, RECIPE, **LEVELS, samples=20, workers=2, out=place)
+    assert plain(many.table) == plain(found.table)
+    for number in ("0000", "0005"):
+        recipe = f"cells/{number}/recipe.yaml"
+        assert (many.folder / recipe).read_bytes() == (found.folder / recipe).read_bytes()
+
+
+def test_a_cell_whose_process_dies_is_a_failed_cell(found, net, data, tmp_path, monkeypatch):
+    dying = partial(LocalExecutor, run=contained_functions.die_of)
+    monkeypatch.setattr(module, "LocalExecutor", lambda *arguments, run: dying(*arguments))
+    result = sensitivity(net, data, RECIPE, bits=(8,), sparsities=(0.8,), samples=20, workers=2, out=tmp_path / "a")
+    assert [cell.status for cell in result.table.cells] == ["completed", "completed", "failed", "failed"]
+    assert "SIGABRT" in result.table.cells[3].reason
 
 
 def test_a_cell_that_fails_is_recorded_and_the_others_go_on(found, net, data, tmp_path, monkeypatch):
@@ -186,6 +212,7 @@ def test_without_labels_the_outputs_are_compared(net, data, tmp_path):
     [
         ({"bits": (1, 4), "sparsities": (1.0,)}, r"bits must be .* Received: 1\n.*sparsity must be .* Received: 1$"),
         ({"samples": 1}, "samples must be at least 2"),
+        ({"workers": 0}, "workers must be at least 1"),
         ({"recipe": "ptq_int8"}, "must have a step of quantization or pruning"),
     ],
 )

@@ -19,6 +19,9 @@ def define_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_integer(
         "samples", 500, "Of the validation split, to measure the metric on.", flag_values=values, lower_bound=2
     )
+    flags.DEFINE_integer(
+        "workers", 1, "Cells at a time; several each have a process.", flag_values=values, lower_bound=1
+    )
     flags.DEFINE_string(
         "out",
         None,
@@ -40,6 +43,7 @@ def run(values: flags.FlagValues) -> int:
             bits=_numbers("bits", values.bits),
             sparsities=_numbers("sparsities", values.sparsities),
             samples=values.samples,
+            workers=values.workers,
             out=values.out,
             overrides=values["set"].value,
             data_dir=values.data_dir,

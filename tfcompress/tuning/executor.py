@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from time import perf_counter
+from typing import Any
 
 from tfcompress.contained import Children, Limits
 from tfcompress.tuning.trial_run import Task, run_in_child
@@ -26,7 +28,7 @@ class Outcome:
 
     number: int
     seconds: float
-    measured: dict[str, float] = field(default_factory=dict)
+    measured: dict[str, Any] = field(default_factory=dict)
     reason: str = ""
 
 
@@ -59,7 +61,18 @@ class Executor(AbstractContextManager):
         """
 
 
-def attempt(children: Children, number: int, shared: Path, task: Task, limits: Limits | None = None) -> Outcome:
+Run = Callable[[Path, Any], dict[str, Any]]
+"""What a child process calls with the file of what all tasks start from, and a task."""
+
+
+def attempt(
+    children: Children,
+    number: int,
+    shared: Path,
+    task: Any,
+    limits: Limits | None = None,
+    run: Run = run_in_child,
+) -> Outcome:
     """Run `task` in a child process, whose death is the trial's and not the caller's.
 
     Args:
@@ -68,16 +81,17 @@ def attempt(children: Children, number: int, shared: Path, task: Task, limits: L
         shared: the file of what all tasks start from (`trial_run.Shared`).
         task: what to run.
         limits: time and memory. Defaults to none.
+        run: what to call with it. Defaults to what runs a trial.
     """
     began = perf_counter()
     try:
         measured = children.call(
-            run_in_child,
+            run,
             shared,
             task,
             stage="Running the trial",
             error=TrialError,
-            remedy="look into its folder's log.txt; the search goes on without it.",
+            remedy="none needed: the others go on without it. What it wrote is in its folder.",
             limits=limits,
         )
     except TfcompressError as error:

@@ -7,10 +7,11 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 from tfcompress.contained import Children, Limits
-from tfcompress.tuning.executor import Executor, Outcome, attempt
-from tfcompress.tuning.trial_run import Task
+from tfcompress.tuning.executor import Executor, Outcome, Run, attempt
+from tfcompress.tuning.trial_run import run_in_child
 
 
 class LocalExecutor(Executor):
@@ -20,6 +21,7 @@ class LocalExecutor(Executor):
         shared: the file of what all tasks start from (`trial_run.Shared`).
         workers: processes at a time.
         limits: time and memory of a task. Defaults to none.
+        run: what a process calls with `shared` and a task. Defaults to what runs a trial.
 
     Example:
         >>> with LocalExecutor(shared, workers=2) as executor:  # doctest: +SKIP
@@ -27,10 +29,11 @@ class LocalExecutor(Executor):
         ...     print(executor.next().measured)
     """
 
-    def __init__(self, shared: Path, workers: int, limits: Limits | None = None) -> None:
+    def __init__(self, shared: Path, workers: int, limits: Limits | None = None, run: Run = run_in_child) -> None:
         self.workers = workers
         self._shared = shared
         self._limits = limits
+        self._call = run
         self._children = Children(keep=workers, environment={})
         self._threads = ThreadPoolExecutor(workers, thread_name_prefix="trial")
         self._ended: queue.SimpleQueue[Outcome | BaseException] = queue.SimpleQueue()
@@ -41,7 +44,7 @@ class LocalExecutor(Executor):
         self._children.end()
         self._threads.shutdown(wait=True)
 
-    def submit(self, number: int, task: Task) -> None:
+    def submit(self, number: int, task: Any) -> None:
         """As `Executor.submit`."""
         self._threads.submit(self._run, number, task)
 
@@ -56,8 +59,8 @@ class LocalExecutor(Executor):
             raise ended
         return ended
 
-    def _run(self, number: int, task: Task) -> None:
+    def _run(self, number: int, task: Any) -> None:
         try:
-            self._ended.put(attempt(self._children, number, self._shared, task, self._limits))
+            self._ended.put(attempt(self._children, number, self._shared, task, self._limits, self._call))
         except BaseException as error:  # the search must hear of it, in its own thread
             self._ended.put(error)

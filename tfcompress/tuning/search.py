@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import pickle
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -15,11 +14,10 @@ import yaml
 
 from tfcompress.atomic import write_atomically
 from tfcompress.convert.converter import float_tflite
-from tfcompress.models.loading import clone
-from tfcompress.pipeline import ARTIFACT_FILE, FLOAT_FILE, train
+from tfcompress.pipeline import ARTIFACT_FILE, FLOAT_FILE
 from tfcompress.preparation import Job, JobOptions, open_job
 from tfcompress.run_folder import RunFolder
-from tfcompress.run_state import read_state, write_state
+from tfcompress.run_state import read_state
 from tfcompress.techniques.base import Technique
 from tfcompress.tuning import pareto
 from tfcompress.tuning.epochs import last_epochs, with_epochs
@@ -32,14 +30,13 @@ from tfcompress.tuning.oracles import ask, make_oracle, tell, tell_again
 from tfcompress.tuning.painter import Painter
 from tfcompress.tuning.request import checked_request, search_folder
 from tfcompress.tuning.sensitivity import foreseen_by
+from tfcompress.tuning.shared import FLOAT_FOLDER, keep_float_model, keep_shared
 from tfcompress.tuning.space import Space, load_space
 from tfcompress.tuning.trial_run import Shared, Task
 from tfcompress.tuning.trials import Trial, Trials
 from tfcompress.vocabulary.errors import EvaluationError, SearchError
 
 SUMMARY_FILE = "search.json"
-SHARED_FILE = "shared.pickle"
-FLOAT_FOLDER = "float"
 _OF_LABELS = frozenset({"accuracy", "drop_points"})
 
 
@@ -206,10 +203,12 @@ def search(
         **{key: value for key, value in job.identity.items() if key != "recipe"},
     }
     with RunFolder(out or search_folder(job.default_name), identity) as folder:
-        _share(job, model, options, folder)
+        place, unsafe = keep_float_model(job, model, options, folder), options.get("unsafe", False)
+        shared = Shared(place, job.data.dataset, job.seed, options.get("custom_objects"), unsafe)
+        make_executor = partial(request.make_executor, keep_shared(shared, folder))
         latencies = _latencies(job, options, folder) if LATENCY in goal.needed else None
         total = planned(max_trials, space.size, oracle)
-        return _Search(job, folder, space, goal, asked, total, request.make_executor, latencies).run()
+        return _Search(job, folder, space, goal, asked, total, make_executor, latencies).run()
 
 
 def _check_metric(goal: Goal, job: Job) -> None:
@@ -220,24 +219,6 @@ def _check_metric(goal: Goal, job: Job) -> None:
         raise SearchError(
             f"accuracy stands for a metric of which more is better, and less of {score.name} is. Remedy: drop_points."
         )
-
-
-def _share(job: Job, model: Any, options: JobOptions, folder: RunFolder) -> None:
-    """Make what all trials start from: the float model, trained where it comes from the zoo, and the data."""
-    place = folder.file(FLOAT_FOLDER)
-    if job.from_zoo:
-        train(model, job.data.dataset, job.recipe, out=place, **options)
-    else:
-        with RunFolder(place, job.identity) as of_model:
-            write_state(of_model, job.state.evolve(model=clone(job.state.model)), job.data.preprocessing)
-    shared = Shared(place, job.data.dataset, job.seed, options.get("custom_objects"), options.get("unsafe", False))
-    try:
-        folder.write(SHARED_FILE, pickle.dumps(shared, protocol=5))
-    except (pickle.PicklingError, AttributeError, TypeError) as error:
-        raise SearchError(
-            f"Trials run in other processes: what they get must be what pickle can take. {error}. "
-            "Remedy: define custom objects at the top level of a module."
-        ) from error
 
 
 def _latencies(job: Job, options: JobOptions, folder: RunFolder) -> Latencies:
@@ -260,7 +241,7 @@ class _Search:
         goal: Goal,
         oracle: Any,
         total: int,
-        make_executor: Callable[[Path], Executor],
+        make_executor: Callable[[], Executor],
         latencies: Latencies | None,
     ) -> None:
         self.job = job
@@ -279,7 +260,7 @@ class _Search:
         ended = [(trial.proposal, trial.measured or None) for trial in self.trials.ended]
         tell_again(self.oracle, ended, [trial.proposal for trial in self.trials.running])
         summary = self.folder.file(SUMMARY_FILE)
-        with Painter(summary, self._complain) as painter, self.make_executor(self.folder.file(SHARED_FILE)) as executor:
+        with Painter(summary, self._complain) as painter, self.make_executor() as executor:
             for trial in self.trials.running:
                 executor.submit(trial.number, self._task(trial))
             self._propose(executor)

@@ -2,43 +2,38 @@
 
 from __future__ import annotations
 
-import gc
-import hashlib
+import contextlib
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import partial
 from pathlib import Path
 from typing import Any, Unpack
 
-import numpy as np
 import yaml
 from pydantic import ValidationError
 
-from tfcompress import keras_door as kd
-from tfcompress.convert.converter import float_tflite, warm_up
-from tfcompress.evaluate import drop_points, predict, score
-from tfcompress.evaluate.metric import Score
-from tfcompress.pipeline import train
+from tfcompress.convert.converter import warm_up
 from tfcompress.preparation import Job, JobOptions, open_job
 from tfcompress.recipe import Recipe, load_recipe
 from tfcompress.run_folder import RECORD_FILE, RunFolder
 from tfcompress.techniques.base import STAGES, Technique
-from tfcompress.training import own_random_numbers, seed_everything
+from tfcompress.training import own_random_numbers
+from tfcompress.tuning.cell_run import CellRun, SharedByCells, run_cell
 from tfcompress.tuning.cells import AXES, Cell, Level, Table, alone, checked_levels
 from tfcompress.tuning.effects import effects
+from tfcompress.tuning.executor import Executor
 from tfcompress.tuning.foresight import Sensitivity
 from tfcompress.tuning.heat_map import heat_map
+from tfcompress.tuning.local import LocalExecutor
+from tfcompress.tuning.shared import keep_float_model, keep_shared
 from tfcompress.tuning.space import Space, draft, read_space
 from tfcompress.tuning.template import Layers
-from tfcompress.tuning.trial_run import measured_of_file
-from tfcompress.vocabulary.errors import RunFolderError, SearchError, TfcompressError
-from tfcompress.vocabulary.state import State
+from tfcompress.vocabulary.errors import RunFolderError, SearchError
 from tfcompress.vocabulary.training import Fit
 
 TABLE_FILE, PICTURE_FILE = "sensitivity.json", "sensitivity.svg"
-FLOAT_FOLDER = "float"
 CELL_FILE, CELL_RECIPE = "cell.json", "recipe.yaml"
 _REFERENCE = "reference"
 
@@ -64,6 +59,7 @@ def sensitivity(
     bits: Sequence[int] = AXES["bits"].levels,
     sparsities: Sequence[float] = AXES["sparsity"].levels,
     samples: int = 500,
+    workers: int = 1,
     out: str | Path | None = None,
     **options: Unpack[JobOptions],
 ) -> SensitivityResult:
@@ -82,6 +78,8 @@ def sensitivity(
         bits: of the weights, 2...8. Defaults to 2, 3, 4, 6, 8.
         sparsities: shares of zeros, above 0 and below 1. Defaults to 0.5, 0.7, 0.9.
         samples: of the validation split, drawn by the seed; all where there are fewer. Defaults to 500.
+        workers: cells at a time: one in this process, several each in a process of its own, with equal results.
+            Defaults to 1.
         out: the analysis's folder. Defaults to `tflite_models/<model>-<data>-<recipe>-sensitivity`.
         **options: as those of `tfcompress.compress`.
 
@@ -95,6 +93,8 @@ def sensitivity(
     """
     if samples < 2:
         raise SearchError(f"samples must be at least 2. Received: {samples}.")
+    if workers < 1:
+        raise SearchError(f"workers must be at least 1. Received: {workers}.")
     levels = checked_levels({"bits": bits, "sparsity": sparsities})
     warm_up()
     overrides = options.pop("overrides", ())
@@ -107,11 +107,25 @@ def sensitivity(
     identity = {**job.identity, "recipe": plain, "levels": levels, "samples": samples}
     place = out or Path("tflite_models") / f"{job.default_name}-sensitivity"
     with own_random_numbers(), RunFolder(place, identity) as folder:
+        if job.from_zoo or workers > 1:
+            place = keep_float_model(job, model, options, folder)
         if job.from_zoo:
-            trained = folder.file(FLOAT_FOLDER)
-            train(model, data, job.recipe, out=trained, **options)
-            job = open_job(trained, job.data.dataset, default, **options)
-        return _Analysis(replace(job, recipe=reference), steps, levels, samples, folder).run()
+            job = open_job(place, job.data.dataset, default, **options)
+        elsewhere = None
+        if workers > 1:
+            shared = SharedByCells(
+                place,
+                job.data.dataset,
+                default,
+                reference.plain(),
+                samples,
+                job.seed,
+                options.get("custom_objects"),
+                options.get("unsafe", False),
+            )
+            elsewhere = partial(LocalExecutor, keep_shared(shared, folder), workers, run=run_cell)
+        here = CellRun(replace(job, recipe=reference), samples)
+        return _Analysis(here, elsewhere, steps, levels, folder).run()
 
 
 def read_table(folder: str | Path) -> Table:
@@ -198,40 +212,49 @@ class _Analysis:
     """One execution of an analysis in its folder.
 
     Args:
-        job: whose recipe is the reference.
+        here: runs cells in this process.
+        elsewhere: makes what runs them in others; None where all run here.
         steps: by technique, as the space has them.
         levels: by axis.
-        samples: of the validation split.
         folder: of the analysis.
     """
 
     def __init__(
         self,
-        job: Job,
+        here: CellRun,
+        elsewhere: Callable[[], Executor] | None,
         steps: Mapping[str, Technique],
         levels: Mapping[str, Sequence[Level]],
-        samples: int,
         folder: RunFolder,
     ) -> None:
-        self.job, self.steps, self.levels, self.folder = job, steps, levels, folder
-        split = job.data.dataset.validation
-        chosen = np.sort(np.random.default_rng(job.seed).permutation(split.count)[:samples])
-        self.split = split.at(chosen)
+        self.here, self.elsewhere, self.steps, self.levels, self.folder = here, elsewhere, steps, levels, folder
+        self.job = here.job
 
     def run(self) -> SensitivityResult:
         """Measure what is not measured yet, and write table and picture."""
-        reference = self._cell(_REFERENCE, Cell(axis="", layer="", value=0), self.job.recipe, may_fail=False)
-        planned = [Cell(axis=axis, layer=layer, value=level) for axis, layer, level in self._planned()]
-        cells = []
-        for number, cell in enumerate(planned):
-            self.job.reporter.progress("sensitivity", number, len(planned), f"{cell.layer}, {cell.axis} {cell.value:g}")
-            cells.append(self._measured(f"{number:04d}", cell, reference))
-        self.job.reporter.progress("sensitivity", len(planned), len(planned))
-        of_reference = reference.measured.get("accuracy")
+        reference = self._reference()
+        cells = [Cell(axis=axis, layer=layer, value=level) for axis, layer, level in self._planned()]
+        recipes: dict[int, Recipe] = {}
+        for number, cell in enumerate(cells):
+            if cell.value == AXES[cell.axis].neutral:
+                same = ("measured", "output_error", "sha256")
+                cells[number] = cell.model_copy(update={name: getattr(reference, name) for name in same})
+            elif (record := self.folder.file(_record(number))).exists():
+                cells[number] = _read(record)
+            else:
+                recipes[number] = self._recipe(cell)
+                self._keep_recipe(number, recipes[number])
+        known = len(cells) - len(recipes)
+        self.job.reporter.progress("sensitivity", known, len(cells))
+        with contextlib.closing(self._attempted(recipes)) as attempted:
+            for done, (number, found) in enumerate(attempted, start=known + 1):
+                cells[number] = self._ended(number, cells[number], recipes[number].name, found)
+                self.job.reporter.progress("sensitivity", done, len(cells), recipes[number].name)
+        of_reference, of_float = reference.measured.get("accuracy"), self.here.float_score
         table = Table(
-            metric=self._float_score.name if self._float_score else None,
-            samples=self.split.count,
-            standard_error=None if of_reference is None else self._float_score.standard_error,
+            metric=of_float.name if of_float else None,
+            samples=self.here.split.count,
+            standard_error=None if of_reference is None else of_float.standard_error,
             reference=reference,
             cells=tuple(cells),
         )
@@ -249,92 +272,63 @@ class _Analysis:
             for level in levels
         ]
 
-    def _measured(self, name: str, cell: Cell, reference: Cell) -> Cell:
-        axis = AXES[cell.axis]
-        if cell.value == axis.neutral:
-            found = {"measured": reference.measured, "output_error": reference.output_error, "sha256": reference.sha256}
-            return cell.model_copy(update=found)
-        step = alone(cell.axis, self.steps[axis.technique], cell.layer, cell.value)
+    def _recipe(self, cell: Cell) -> Recipe:
+        step = alone(cell.axis, self.steps[AXES[cell.axis].technique], cell.layer, cell.value)
         last = self.job.recipe.steps[-1]
-        recipe = self.job.recipe.model_copy(
+        return self.job.recipe.model_copy(
             update={
                 "name": f"{cell.layer}-{cell.axis}-{cell.value:g}",
                 "description": f"{cell.layer} alone at {cell.axis} {cell.value:g}.",
                 "steps": [step] if step.stage == STAGES[-1] else [step, last],
             }
         )
-        return self._cell(name, cell, recipe)
 
-    def _cell(self, name: str, cell: Cell, recipe: Recipe, *, may_fail: bool = True) -> Cell:
-        """The record of a cell: the one that lies in its folder, else what comes of it now."""
-        place = f"cells/{name}"
-        record = self.folder.file(f"{place}/{CELL_FILE}")
+    def _reference(self) -> Cell:
+        """Of the recipe in which every layer is neutral; without it there is nothing to compare with."""
+        record = self.folder.file(_record(_REFERENCE))
         if record.exists():
             return _read(record)
-        self.folder.write(f"{place}/{CELL_RECIPE}", yaml.safe_dump(recipe.plain(), sort_keys=False))
+        self._keep_recipe(_REFERENCE, self.job.recipe)
         began = time.perf_counter()
-        try:
-            found = self._found(recipe)
-        except Exception as error:
-            # Whatever a layer does to native code or to tfmot: the other cells can be had.
-            if not may_fail:
-                raise
-            known = isinstance(error, TfcompressError)
-            found = {"status": "failed", "reason": str(error) if known else f"{type(error).__name__}: {error}"}
-            self.folder.log(f"{recipe.name}: {found['reason']}")
-            self.job.reporter.message(f"{recipe.name} failed: {found['reason'].splitlines()[0]}")
-        finally:
-            # Else the graphs of all cells would stay.
-            kd.keras.backend.clear_session()
-            gc.collect()
-        cell = cell.model_copy(update={**found, "seconds": round(time.perf_counter() - began, 3)})
-        self.folder.write(f"{place}/{CELL_FILE}", cell.model_dump_json(indent=2) + "\n")
+        found = self.here.found(self.job.recipe)
+        seconds = round(time.perf_counter() - began, 3)
+        return self._keep(_REFERENCE, Cell(axis="", layer="", value=0, seconds=seconds, **found))
+
+    def _attempted(self, recipes: Mapping[int, Recipe]) -> Iterator[tuple[int, dict[str, Any]]]:
+        """What cells say of their recipes, each with its number, in the order in which they end."""
+        if self.elsewhere is None or not recipes:
+            yield from ((number, self.here.attempted(recipe)) for number, recipe in recipes.items())
+            return
+        with self.elsewhere() as executor:
+            for number, recipe in recipes.items():
+                executor.submit(number, recipe.plain())
+            for _ in recipes:
+                outcome = executor.next()
+                crashed = {"status": "failed", "reason": outcome.reason, "seconds": round(outcome.seconds, 3)}
+                yield outcome.number, outcome.measured or crashed
+
+    def _ended(self, number: int, cell: Cell, name: str, found: Mapping[str, Any]) -> Cell:
+        """Record what became of a cell."""
+        if reason := found.get("reason"):
+            self.folder.log(f"{name}: {reason}")
+            self.job.reporter.message(f"{name} failed: {reason.splitlines()[0]}")
+        return self._keep(number, cell.model_copy(update=found))
+
+    def _keep_recipe(self, number: int | str, recipe: Recipe) -> None:
+        self.folder.write(f"{_place(number)}/{CELL_RECIPE}", yaml.safe_dump(recipe.plain(), sort_keys=False))
+
+    def _keep(self, number: int | str, cell: Cell) -> Cell:
+        self.folder.write(_record(number), cell.model_dump_json(indent=2) + "\n")
         return cell
 
-    def _found(self, recipe: Recipe) -> dict[str, Any]:
-        content = self._shipped(recipe)
-        outputs = predict(content, self._inputs(in_graph=recipe.conversion.preprocessing_in_graph))
-        measured = measured_of_file(content)
-        if self._float_score is not None:
-            of_file = self._score(outputs)
-            measured |= {"accuracy": of_file.value, "drop_points": drop_points(self._float_score, of_file)}
-        error = np.sqrt(np.mean((outputs - self._float_outputs) ** 2))
-        scale = np.sqrt(np.mean(self._float_outputs**2))
-        return {
-            "measured": measured,
-            "output_error": float(error / scale) if scale else None,
-            "sha256": hashlib.sha256(content).hexdigest(),
-        }
 
-    def _shipped(self, recipe: Recipe) -> bytes:
-        """The file that `tfcompress.compress` would ship by a recipe without training."""
-        job, state = replace(self.job, recipe=recipe), self._start
-        for index, step in enumerate(recipe.steps, start=1):
-            seed_everything(job.seed, index, 0)
-            state = step.finish(step.prepare(state, job.plan_for(index, step)))
-        return job.ship(state).content
+def _place(number: int | str) -> str:
+    """The folder of a cell."""
+    return f"cells/{number if isinstance(number, str) else f'{number:04d}'}"
 
-    @property
-    def _start(self) -> State:
-        return self.job.enabled.state
 
-    @cached_property
-    def _float_outputs(self) -> np.ndarray:
-        content = float_tflite(self._start.model, self.job.recipe.conversion)
-        return predict(content, self._inputs(in_graph=False))
-
-    @cached_property
-    def _float_score(self) -> Score | None:
-        return None if self.split.targets is None else self._score(self._float_outputs)
-
-    def _score(self, outputs: np.ndarray) -> Score:
-        return score(self.job.data.task, self.split.targets, outputs, from_logits=self.job.data.from_logits)
-
-    def _inputs(self, *, in_graph: bool) -> np.ndarray:
-        """What a file is fed: raw values where it does the preprocessing itself."""
-        if in_graph:
-            return self.split.inputs.astype(np.float32)
-        return self.job.data.preprocessing.apply(self.split.inputs)
+def _record(number: int | str) -> str:
+    return f"{_place(number)}/{CELL_FILE}"
 
 
 def _read(record: Path) -> Cell:
