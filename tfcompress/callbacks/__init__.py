@@ -9,8 +9,7 @@ Example:
 
 from __future__ import annotations
 
-import importlib
-from typing import Any
+from tfcompress.lazy_names import lazy_names
 
 _HOMES = {
     "TFLiteEvaluation": "tfcompress.callbacks.tflite_evaluation",
@@ -18,14 +17,4 @@ _HOMES = {
     "WeightSummaries": "tfcompress.callbacks.weight_summaries",
 }
 
-__all__ = sorted(_HOMES)
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(_HOMES[name]), name)
-
-
-def __dir__() -> list[str]:
-    return __all__
+__all__, __getattr__, __dir__ = lazy_names(__name__, _HOMES)
