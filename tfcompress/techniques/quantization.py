@@ -100,6 +100,7 @@ class Quantization(Technique):
     def prepare(self, state: State, plan: StepPlan) -> State:
         """A tfmot-quantized copy of the model, its activation ranges started from calibration data."""
         from tfcompress.techniques import _fake_quant
+        from tfcompress.techniques._rounded_activations import round_inner_activations
 
         weights = quantizable_weights(state.model)
         grids = {layer: self._grid(state, layer, attribute) for layer, attribute in weights.items()}
@@ -107,6 +108,7 @@ class Quantization(Technique):
         # The converter needs loops unrolled, and a quantized model can no longer be rewritten.
         model = _fake_quant.quantized(unrolled(state.model), trained, grids)
         _fake_quant.use_calibrated_activations(model)
+        round_inner_activations(model)
         _fake_quant.calibrate(model, plan.calibration)
         return state.evolve(model=model)
 
