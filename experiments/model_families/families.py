@@ -41,7 +41,7 @@ class Application:
     preprocessing: str
     side: int = 32
     options: Mapping[str, Any] = field(default_factory=dict)
-    epochs: int = 25
+    epochs: int = 12
     learning_rate: float = 1e-3
 
     @property
@@ -135,12 +135,12 @@ FAMILIES: dict[str, Application | ZooNetwork] = {
         Application("MobileNetV2", "signed", options={"alpha": 0.35}, epochs=50, learning_rate=3e-3),
         Application("MobileNetV3Small", "raw", options={"alpha": 0.5}, epochs=50, learning_rate=3e-3),
         Application("EfficientNetB0", "raw", epochs=50, learning_rate=3e-3),
-        Application("EfficientNetV2B0", "raw"),
-        Application("ResNet50", "signed", epochs=12),
-        Application("ResNet50V2", "signed", epochs=12),
-        Application("VGG16", "signed", epochs=12, learning_rate=1e-4),
+        Application("EfficientNetV2B0", "raw", epochs=50, learning_rate=3e-3),
+        Application("ResNet50", "signed"),
+        Application("ResNet50V2", "signed"),
+        Application("VGG16", "signed", learning_rate=1e-4),
         Application("InceptionV3", "signed", side=75, epochs=10),
-        Application("DenseNet121", "signed", epochs=12),
+        Application("DenseNet121", "signed"),
         Application("Xception", "signed", side=71, epochs=8),
         Application("NASNetMobile", "signed", epochs=15),
         Application("ConvNeXtTiny", "raw", epochs=15, learning_rate=3e-4),
