@@ -10,10 +10,10 @@ from sklearn.datasets import load_digits
 
 from tfcompress import keras_door as kd
 from tfcompress.data import Split, load_data
-from tfcompress.data.preprocessing import NAMED
 from tfcompress.preprocessing_choice import choose_preprocessing
 from tfcompress.recipe import load_recipe
 from tfcompress.vocabulary.errors import DataError, RecipeError
+from tfcompress.vocabulary.preprocessing import NAMED
 
 SHARED = Path(__file__).parents[2] / "shared"
 DIGITS = load_digits()

@@ -8,11 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tfcompress.data import load_data
-from tfcompress.data.preprocessing import NAMED, Preprocessing
 from tfcompress.preprocessing_choice import choose_preprocessing
 from tfcompress.preprocessing_file import parse_preprocessing, read_sidecar, sidecar_of, sidecar_text
 from tfcompress.recipe import load_recipe
 from tfcompress.vocabulary.errors import RecipeError
+from tfcompress.vocabulary.preprocessing import NAMED, Preprocessing
 
 BYTES = load_data((np.zeros((20, 4, 4, 1), np.uint8), np.arange(20) % 2))
 NUMBERS = st.floats(1e-6, 1e6) | st.floats(-1e6, -1e-6)

@@ -6,10 +6,10 @@ from tfcompress import keras_door as kd
 from tfcompress.convert.converter import float_tflite
 from tfcompress.convert.flatbuffer import Flatbuffer
 from tfcompress.convert.settings import ConversionSettings
-from tfcompress.data.preprocessing import Preprocessing
 from tfcompress.evaluate.prediction import io_types, predict
 from tfcompress.shipping import ship
 from tfcompress.vocabulary.errors import ConversionError, PromiseError, RecipeError
+from tfcompress.vocabulary.preprocessing import Preprocessing
 from tfcompress.vocabulary.promises import Promise
 from tfcompress.vocabulary.state import State
 

@@ -5,12 +5,12 @@ import pytest
 
 from tfcompress import keras_door as kd
 from tfcompress.data import load_data
-from tfcompress.data.preprocessing import NAMED
 from tfcompress.data.settings import DataSettings
 from tfcompress.evaluate import takes_logits
 from tfcompress.run_folder import RunFolder
 from tfcompress.training import Training, TrainingData, learning_rate, make_loss, make_optimizer
 from tfcompress.vocabulary.errors import RecipeError, TrainingError
+from tfcompress.vocabulary.preprocessing import NAMED
 from tfcompress.vocabulary.reporter import Reporter
 from tfcompress.vocabulary.training import EarlyStopping, Fit, Task
 

@@ -13,7 +13,6 @@ import numpy as np
 
 from tfcompress import keras_door as kd
 from tfcompress.data import Dataset, Split, load_data
-from tfcompress.data.preprocessing import NAMED
 from tfcompress.data.settings import DataSettings
 from tfcompress.data.sources import check_fits
 from tfcompress.enabling import Enabled, enabled, opened
@@ -32,6 +31,7 @@ from tfcompress.training import TrainingData, make_loss
 from tfcompress.vocabulary.changes import Change, summary
 from tfcompress.vocabulary.errors import DataError, ModelError, RecipeError
 from tfcompress.vocabulary.evidence import RewriteEvidence
+from tfcompress.vocabulary.preprocessing import NAMED
 from tfcompress.vocabulary.reporter import Reporter
 from tfcompress.vocabulary.state import State
 

@@ -19,13 +19,13 @@ import numpy as np
 
 from tfcompress import keras_door as kd
 from tfcompress.data.dataset import Dataset
-from tfcompress.data.preprocessing import NAMED, Preprocessing
 from tfcompress.evaluate.metric import cross_entropy_of, is_binary, is_distribution, takes_logits
 from tfcompress.models.graph import calls, input_of
 from tfcompress.preprocessing_file import read_sidecar, sidecar_of
 from tfcompress.recipe import Recipe
 from tfcompress.training import make_loss
 from tfcompress.vocabulary.errors import DataError, RecipeError
+from tfcompress.vocabulary.preprocessing import NAMED, Preprocessing
 from tfcompress.vocabulary.training import Task
 
 _REMEDY = f"e.g. --set data.preprocessing={' | '.join(NAMED)}"

@@ -7,10 +7,10 @@ from pathlib import Path
 import yaml
 from pydantic import ValidationError
 
-from tfcompress.data.preprocessing import NAMED, Preprocessing
 from tfcompress.recipe import problems_in
 from tfcompress.recipe_text import parse_yaml
 from tfcompress.vocabulary.errors import RecipeError
+from tfcompress.vocabulary.preprocessing import NAMED, Preprocessing
 
 
 def parse_preprocessing(origin: str, text: str) -> Preprocessing:

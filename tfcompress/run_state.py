@@ -12,12 +12,12 @@ from typing import Any
 from pydantic import ValidationError
 
 from tfcompress.atomic import save_atomically
-from tfcompress.data.preprocessing import Preprocessing
 from tfcompress.models.loading import clone, load_model
 from tfcompress.preprocessing_file import sidecar_of, sidecar_text
 from tfcompress.recipe import problems_in
 from tfcompress.run_folder import RECORD_FILE, RunFolder
 from tfcompress.vocabulary.errors import ModelError, PromiseError, RunFolderError
+from tfcompress.vocabulary.preprocessing import Preprocessing
 from tfcompress.vocabulary.promises import Promise, broken_by
 from tfcompress.vocabulary.schema import Schema
 from tfcompress.vocabulary.state import Lineage, State

@@ -14,8 +14,8 @@ from tfcompress.convert.proof import Proof, prove_integer, require_integer
 from tfcompress.convert.read_back import PromiseFound, find_weight, read_promises, require_kept
 from tfcompress.convert.settings import ConversionSettings
 from tfcompress.convert.strip import strip_names
-from tfcompress.data.preprocessing import Preprocessing
 from tfcompress.vocabulary.errors import ConversionError, RecipeError
+from tfcompress.vocabulary.preprocessing import Preprocessing
 from tfcompress.vocabulary.state import State
 
 

@@ -15,11 +15,11 @@ import numpy as np
 
 from tfcompress import keras_door as kd
 from tfcompress.data.dataset import Dataset
-from tfcompress.data.preprocessing import Preprocessing
 from tfcompress.data.settings import DataSettings
 from tfcompress.evaluate.metric import Score, cross_entropy_of, score
 from tfcompress.run_folder import RunFolder
 from tfcompress.vocabulary.errors import RecipeError, RunFolderError, TrainingError
+from tfcompress.vocabulary.preprocessing import Preprocessing
 from tfcompress.vocabulary.reporter import Reporter
 from tfcompress.vocabulary.training import Fit, Task
 

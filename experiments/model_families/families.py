@@ -13,8 +13,8 @@ import numpy as np
 from tfcompress import keras_door as kd
 from tfcompress.atomic import save_atomically
 from tfcompress.data import load_data
-from tfcompress.data.preprocessing import NAMED
 from tfcompress.pipeline import train
+from tfcompress.vocabulary.preprocessing import NAMED
 
 CLASSES = 10
 BATCH = 32

@@ -4,8 +4,8 @@ from pydantic import ValidationError
 
 from tfcompress import keras_door as kd
 from tfcompress.data.augmentation import Augmentation, _below
-from tfcompress.data.preprocessing import NAMED
 from tfcompress.vocabulary.errors import DataError
+from tfcompress.vocabulary.preprocessing import NAMED
 
 
 def seeds_for(count, seed=0):

@@ -4,8 +4,8 @@ import sys
 import pytest
 from pydantic import ValidationError
 
-from tfcompress.data.preprocessing import NAMED
 from tfcompress.data.settings import DataSettings
+from tfcompress.vocabulary.preprocessing import NAMED
 
 
 def test_defaults():

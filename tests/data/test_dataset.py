@@ -4,9 +4,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tfcompress.data.dataset import Dataset, Split, assemble
-from tfcompress.data.preprocessing import NAMED
 from tfcompress.data.settings import DataSettings
 from tfcompress.vocabulary.errors import DataError
+from tfcompress.vocabulary.preprocessing import NAMED
 
 AUGMENTED = DataSettings(batch_size=8, augment={"flip": True, "crop": 2, "cutout": 2})
 

@@ -10,9 +10,9 @@ from tfcompress.convert.flatbuffer import Flatbuffer
 from tfcompress.convert.proof import prove_integer
 from tfcompress.convert.read_back import find_weight
 from tfcompress.convert.settings import ConversionSettings
-from tfcompress.data.preprocessing import Preprocessing
 from tfcompress.shipping import ship
 from tfcompress.techniques.quantization import Quantization
+from tfcompress.vocabulary.preprocessing import Preprocessing
 from tfcompress.vocabulary.state import State
 
 BITS = range(2, 9)

@@ -9,13 +9,13 @@ from fixtures.models import inputs_for, plan_for, run
 from tfcompress import keras_door as kd
 from tfcompress.convert.flatbuffer import Flatbuffer
 from tfcompress.convert.settings import ConversionSettings
-from tfcompress.data.preprocessing import Preprocessing
 from tfcompress.evaluate.interpreter import open_interpreter
 from tfcompress.evaluate.prediction import io_types, predict
 from tfcompress.models.loading import fingerprint
 from tfcompress.shipping import ship
 from tfcompress.techniques.quantization import Quantization
 from tfcompress.vocabulary.errors import RecipeError
+from tfcompress.vocabulary.preprocessing import Preprocessing
 from tfcompress.vocabulary.promises import Promise
 from tfcompress.vocabulary.state import State
 

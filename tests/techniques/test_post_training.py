@@ -6,7 +6,6 @@ from pydantic import ValidationError
 from tfcompress.convert.flatbuffer import Flatbuffer
 from tfcompress.convert.read_back import find_weight
 from tfcompress.convert.settings import ConversionSettings
-from tfcompress.data.preprocessing import Preprocessing
 from tfcompress.evaluate.prediction import io_types, predict
 from tfcompress.models.loading import fingerprint
 from tfcompress.shipping import ship
@@ -14,6 +13,7 @@ from tfcompress.techniques.base import Technique
 from tfcompress.techniques.post_training import PostTraining
 from tfcompress.techniques.quantization import Quantization
 from tfcompress.vocabulary.errors import RecipeError
+from tfcompress.vocabulary.preprocessing import Preprocessing
 from tfcompress.vocabulary.promises import Promise
 from tfcompress.vocabulary.state import State
 

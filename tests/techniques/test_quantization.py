@@ -10,12 +10,12 @@ from tfcompress.convert.converter import quantized_tflite
 from tfcompress.convert.flatbuffer import Flatbuffer
 from tfcompress.convert.read_back import find_weight
 from tfcompress.convert.settings import ConversionSettings
-from tfcompress.data.preprocessing import Preprocessing
 from tfcompress.evaluate.prediction import io_types, predict
 from tfcompress.models.loading import fingerprint
 from tfcompress.shipping import ship
 from tfcompress.techniques.quantization import Quantization
 from tfcompress.vocabulary.errors import RecipeError
+from tfcompress.vocabulary.preprocessing import Preprocessing
 from tfcompress.vocabulary.promises import Promise
 from tfcompress.vocabulary.state import QuantizedWeight, State
 

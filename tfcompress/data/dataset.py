@@ -12,10 +12,10 @@ import numpy as np
 
 from tfcompress import keras_door as kd
 from tfcompress.data.encoding import Encoding
-from tfcompress.data.preprocessing import Preprocessing
 from tfcompress.data.settings import DataSettings
 from tfcompress.data.split import Split
 from tfcompress.vocabulary.errors import DataError
+from tfcompress.vocabulary.preprocessing import Preprocessing
 
 TEST_FRACTION = 0.2
 """Share of all examples that is tested on, where a source has no test split."""

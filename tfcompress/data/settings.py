@@ -8,8 +8,8 @@ from pydantic import Discriminator, Field, Tag
 
 from tfcompress.data.audio import AudioSettings
 from tfcompress.data.augmentation import Augmentation
-from tfcompress.data.preprocessing import Preprocessing
 from tfcompress.data.text import TextSettings
+from tfcompress.vocabulary.preprocessing import Preprocessing
 from tfcompress.vocabulary.schema import Schema
 
 

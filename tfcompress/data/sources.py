@@ -16,11 +16,11 @@ from tfcompress.data._tfds import Found, read_folder, read_named, registered_nam
 from tfcompress.data.audio import standardise_audio
 from tfcompress.data.dataset import Dataset, assemble, is_labels, with_test
 from tfcompress.data.encoding import Encoding
-from tfcompress.data.preprocessing import Preprocessing
 from tfcompress.data.settings import DataSettings
 from tfcompress.data.split import Split
 from tfcompress.data.text import encode_text
 from tfcompress.vocabulary.errors import DataError
+from tfcompress.vocabulary.preprocessing import Preprocessing
 
 _FORMS = (
     "Accepted are: digits, the name of a TFDS set that classifies images, texts or sounds (cifar10, ag_news_subset, "

@@ -5,8 +5,8 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from tfcompress import keras_door as kd
-from tfcompress.data.preprocessing import NAMED, Preprocessing
 from tfcompress.vocabulary.errors import DataError
+from tfcompress.vocabulary.preprocessing import NAMED, Preprocessing
 
 BYTES = np.arange(256, dtype=np.uint8)[:, None]
 
