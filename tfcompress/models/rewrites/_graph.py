@@ -57,7 +57,7 @@ class Graph:
         self.model = model
         by_depth = model._nodes_by_depth
         self.calls = [Call(node.layer, node) for depth in sorted(by_depth, reverse=True) for node in by_depth[depth]]
-        self._source = {_key(tensor): call for call in self.calls for tensor in call.outputs}
+        self._source = {key_of(tensor): call for call in self.calls for tensor in call.outputs}
         self._names = {layer.name for layer in model.layers}
 
     @cached_property
@@ -65,7 +65,7 @@ class Graph:
         users: dict[TensorKey, list[Call]] = {}
         for call in self.calls:
             for tensor in call.inputs:
-                users.setdefault(_key(tensor), []).append(call)
+                users.setdefault(key_of(tensor), []).append(call)
         return users
 
     def of(self, *classes: type) -> list[Call]:
@@ -82,15 +82,15 @@ class Graph:
 
     def source(self, call: Call, index: int = 0) -> Call:
         """The call that gives the input `index` of `call`."""
-        return self._source[_key(call.inputs[index])]
+        return self._source[key_of(call.inputs[index])]
 
     def sources(self, call: Call) -> list[Call]:
         """The calls that give the inputs of `call`."""
-        return [self._source[_key(tensor)] for tensor in call.inputs]
+        return [self._source[key_of(tensor)] for tensor in call.inputs]
 
     def users(self, call: Call) -> list[Call]:
         """The calls that take outputs of `call`, one entry for each time."""
-        return [user for tensor in call.outputs for user in self._users.get(_key(tensor), [])]
+        return [user for tensor in call.outputs for user in self._users.get(key_of(tensor), [])]
 
     def takers(self, call: Call) -> list[Call]:
         """The calls that take what `call` gives, be it in another arrangement; for a nested model, those within it."""
@@ -111,12 +111,12 @@ class Graph:
 
     def of_input(self, index: int) -> Call:
         """The call that gives the model's input `index`."""
-        return self._source[_key(self.model.inputs[index])]
+        return self._source[key_of(self.model.inputs[index])]
 
     def is_output(self, call: Call) -> bool:
         """Whether the model gives back an output of `call`."""
-        ends = {_key(tensor) for tensor in self.model.outputs}
-        return any(_key(tensor) in ends for tensor in call.outputs)
+        ends = {key_of(tensor) for tensor in self.model.outputs}
+        return any(key_of(tensor) in ends for tensor in call.outputs)
 
     def sole_user(self, call: Call) -> Call | None:
         """The one call that takes what `call` gives; None where there are more, or the model gives it back."""
@@ -189,16 +189,16 @@ class Replay:
             inputs: its new input tensors.
             training: what its layers that ask whether they are trained are told, where not told in the graph.
         """
-        new = {_key(old): tensor for old, tensor in zip(graph.model.inputs, inputs, strict=True)}
+        new = {key_of(old): tensor for old, tensor in zip(graph.model.inputs, inputs, strict=True)}
         for call in graph.calls:
             if call.node.is_input:
                 continue
             if call in self._builders:
-                made = self._builders[call](*(new[_key(tensor)] for tensor in call.inputs))
+                made = self._builders[call](*(new[key_of(tensor)] for tensor in call.inputs))
             else:
                 made = self._again(call, new, training)
-            new.update(zip(map(_key, call.outputs), kd.tf.nest.flatten(made), strict=True))
-        return kd.tf.nest.map_structure(lambda tensor: new[_key(tensor)], _outputs(graph.model))
+            new.update(zip(map(key_of, call.outputs), kd.tf.nest.flatten(made), strict=True))
+        return kd.tf.nest.map_structure(lambda tensor: new[key_of(tensor)], _outputs(graph.model))
 
     def _again(self, call: Call, new: Mapping[TensorKey, Any], training: bool | None) -> Any:
         copy = self._copies.get(id(call.layer))
@@ -214,7 +214,7 @@ def arguments(call: Call, new: Mapping[TensorKey, Any]) -> tuple[Any, Any]:
     """The positional and named arguments of `call`, with `new` tensors for those of its graph."""
 
     def renewed(value: Any) -> Any:
-        return new[_key(value)] if is_symbolic(value) else value
+        return new[key_of(value)] if is_symbolic(value) else value
 
     return kd.tf.nest.map_structure(renewed, (tuple(call.node.call_args), dict(call.node.call_kwargs)))
 
@@ -225,8 +225,8 @@ def rebuilt(graph: Graph, builders: Mapping[Call, Builder], copies: dict[int, Pa
     old_inputs = [tensor._keras_history.layer for tensor in model.inputs]
     new_inputs = [(copies.get(id(layer)) or Part.copy(layer)).layer.output for layer in old_inputs]
     outputs = Replay(copies, builders).run(graph, new_inputs)
-    given = {_key(old): tensor for old, tensor in zip(model.inputs, new_inputs, strict=True)}
-    inputs = kd.tf.nest.map_structure(lambda tensor: given[_key(tensor)], _inputs(model))
+    given = {key_of(old): tensor for old, tensor in zip(model.inputs, new_inputs, strict=True)}
+    inputs = kd.tf.nest.map_structure(lambda tensor: given[key_of(tensor)], _inputs(model))
     return kd.keras.Model(inputs, outputs, name=model.name)
 
 
@@ -243,7 +243,8 @@ def is_symbolic(value: Any) -> bool:
     return hasattr(value, "_keras_history")
 
 
-def _key(tensor: Any) -> TensorKey:
+def key_of(tensor: Any) -> TensorKey:
+    """What tells `tensor` from all others of its graph."""
     layer, node_index, tensor_index = tensor._keras_history
     return id(layer), node_index, tensor_index
 
