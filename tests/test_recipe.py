@@ -9,6 +9,7 @@ import yaml
 from tfcompress.recipe import Recipe, load_recipe, shipped
 from tfcompress.techniques.base import techniques
 from tfcompress.techniques.clustering import Clustering
+from tfcompress.techniques.fine_tuning import FineTuning
 from tfcompress.techniques.post_training import PostTraining
 from tfcompress.techniques.pruning import Pruning
 from tfcompress.techniques.quantization import Quantization
@@ -70,7 +71,7 @@ def test_all_problems_are_named_at_once_with_line_rule_and_what_came(tmp_path):
     ("step", "expected"),
     [
         ({"technique": "pruning", "final_sparsity": 1.5}, "final_sparsity: must be less than 1. Received: 1.5"),
-        ({"technique": "prunning"}, "must be one of clustering, post_training, pruning, quantization"),
+        ({"technique": "prunning"}, "must be one of clustering, fine_tuning, post_training, pruning, quantization"),
         ({"final_sparsity": 0.5}, "must be one of"),
         ({"technique": "pruning", "begin": 0.8, "end": 0.4}, "end must lie behind begin"),
         ({"technique": "pruning", "n_of_m": [4, 4]}, "0 < zeros < group"),
@@ -92,6 +93,9 @@ def test_a_bad_step_is_refused(step, expected):
         ([Quantization(), PostTraining()], "exactly one step"),
         ([Pruning(), Pruning(), PostTraining()], "2 steps are called pruning"),
         ([Clustering(), PostTraining()], "post_training would break the promise of shared values"),
+        ([Quantization(), FineTuning()], "fine_tuning cannot follow quantization"),
+        ([PostTraining(), FineTuning()], "fine_tuning may stand anywhere before quantized"),
+        ([FineTuning()], "exactly one step must choose the file's arithmetic"),
     ],
 )
 def test_steps_that_cannot_follow_one_another_are_refused(steps, expected):
@@ -101,6 +105,55 @@ def test_steps_that_cannot_follow_one_another_are_refused(steps, expected):
 def test_two_steps_of_one_technique_need_names():
     recipe = Recipe(steps=[Pruning(name="first"), Pruning(name="second"), PostTraining()])
     assert [step.name for step in recipe.steps] == ["first", "second", "post_training"]
+
+
+def test_fine_tuning_may_stand_anywhere_before_quantization_and_several_times():
+    steps = [FineTuning(), Pruning(), FineTuning(name="again"), Clustering(), FineTuning(name="last"), Quantization()]
+    assert [step.name for step in Recipe(steps=steps).steps][::2] == ["fine_tuning", "again", "last"]
+
+
+@pytest.mark.parametrize(
+    ("distillation", "expected"),
+    [
+        ({"temperature": 0}, "steps.first.fit.distillation.temperature: must be greater than 0. Received: 0"),
+        ({"temperature": {"begin": 8, "end": -1}}, "distillation.temperature.end: must be greater than 0"),
+        ({"temperature": {"begin": 8}}, "end: this key is required"),
+        ({"weight": 1.5}, "distillation.weight: must be less than or equal to 1. Received: 1.5"),
+        ({"gradient_weight": -1}, "distillation.gradient_weight: must be greater than or equal to 0"),
+        ({"techer": "a.h5"}, "distillation.techer: unknown key. Did you mean `teacher`?"),
+        ({"teacher": [{"modle": "a.h5"}]}, "distillation.teacher.0.modle: unknown key. Did you mean `model`?"),
+        ({"teacher": {"model": "a.h5", "weight": 0}}, "distillation.teacher.weight: must be greater than 0"),
+        ({"teacher": []}, "distillation.teacher: "),
+        ({"features": [{"student": "a", "techer": "b"}]}, "Did you mean `teacher`?"),
+        ({"weight": 0}, "a teacher must have something to teach"),
+    ],
+)
+def test_a_distillation_out_of_range_or_misspelt_is_refused(distillation, expected):
+    step = {"technique": "fine_tuning", "name": "first", "fit": {"distillation": distillation}}
+    assert expected in refused({"steps": [step, {"technique": "post_training"}]})
+
+
+def test_a_distillation_where_it_cannot_be_is_refused_all_at_once():
+    pair = {"student": "a", "teacher": "b"}
+    tree = {
+        "train": {"distillation": {"temperature": 2}},
+        "steps": [
+            {"technique": "quantization", "fit": {"distillation": {"gradient_weight": 1, "features": [pair]}}},
+        ],
+        "conversion": {"faster": True},
+    }
+    message = refused(tree)
+    assert "train.distillation.teacher: the float model is what is trained here" in message
+    assert "quantization.fit.distillation.gradient_weight: the rounding" in message
+    assert "quantization.fit.distillation.features: conversion.faster" in message
+
+
+def test_a_recipe_with_a_distillation_is_the_same_when_written_and_read():
+    teachers = ["large.h5", {"model": "official.tflite", "preprocessing": "raw", "weight": 2}]
+    fit = {"distillation": {"teacher": teachers, "temperature": {"begin": 8, "end": 1}}}
+    recipe = load_recipe({"steps": [{"technique": "quantization", "fit": fit}]})
+    assert load_recipe(recipe.plain()) == recipe
+    assert load_recipe(recipe, ["quantization.fit.distillation.temperature=2"]).steps[0].fit.distillation.weight == 0.9
 
 
 def test_overrides_reach_steps_by_name_and_sections_and_leave_the_source_alone():
@@ -170,7 +223,7 @@ def test_python_objects_appear_by_name_in_the_plain_form():
 
 
 def test_techniques_are_found_in_their_folder():
-    assert {"pruning", "clustering", "quantization", "post_training"} == techniques().keys()
+    assert {"pruning", "clustering", "fine_tuning", "quantization", "post_training"} == techniques().keys()
 
 
 def test_recipes_need_no_tensorflow():

@@ -8,7 +8,8 @@ from tfcompress.data import load_data
 from tfcompress.data.settings import DataSettings
 from tfcompress.evaluate import takes_logits
 from tfcompress.run_folder import RunFolder
-from tfcompress.training import Training, TrainingData, learning_rate, make_loss, make_optimizer
+from tfcompress.training import Training, learning_rate, make_loss, make_optimizer
+from tfcompress.training_data import TrainingData
 from tfcompress.vocabulary.errors import RecipeError, TrainingError
 from tfcompress.vocabulary.preprocessing import NAMED
 from tfcompress.vocabulary.reporter import Reporter

@@ -51,15 +51,17 @@ def _file_bytes(job: Job) -> int:
 
 def _seconds_per_epoch(job: Job, index: int, name: str, step: Technique | None, fit: Fit) -> float:
     """Time of one epoch of a step on the model as it came, from a few batches behind a first one that compiles."""
-    training, state = Training(name, index, fit, job.data, job.seed), job.enabled.state
+    training, state = Training(name, index, fit, job.data, job.seed, lesson=job.lesson(fit)), job.enabled.state
     if step is not None:
         plan = job.plan_for(index, step)
         state = step.prepare(state, plan)
         training = replace(training, callbacks=step.callbacks(state), objective=step.objective)
-    training.compile(state.model)
-    batches = job.data.training_batches(job.seed, index, 0)
-    state.model.fit(batches.take(1), callbacks=list(training.callbacks), verbose=0)
+    network = training.network(state.model)
+    # Outputs of teachers that are computed beforehand cost a step nothing, whatever they are.
+    rows = training.lesson.blank_rows() if training.lesson else None
+    batches = job.data.training_batches(job.seed, index, 0, rows)
+    network.fit(batches.take(1), callbacks=list(training.callbacks), verbose=0)
     timed = min(_TIMED_BATCHES, job.data.steps_per_epoch)
     started = time.perf_counter()
-    state.model.fit(batches.take(timed), callbacks=list(training.callbacks), verbose=0)
+    network.fit(batches.take(timed), callbacks=list(training.callbacks), verbose=0)
     return (time.perf_counter() - started) / timed * job.data.steps_per_epoch

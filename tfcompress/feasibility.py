@@ -19,6 +19,7 @@ from tfcompress.convert.flatbuffer import Flatbuffer
 from tfcompress.convert.proof import BOUNDARY, OUTPUT_LAYER, Finding, prove_integer
 from tfcompress.convert.settings import ConversionSettings
 from tfcompress.data.settings import DataSettings
+from tfcompress.distillation.faculty import gathered
 from tfcompress.enabling import Enabled, Rewriting, enabled, opened
 from tfcompress.models import zoo
 from tfcompress.models.loading import check_one_input_and_output
@@ -33,6 +34,7 @@ from tfcompress.preparation import (
 )
 from tfcompress.recipe import Recipe
 from tfcompress.techniques.base import (
+    ANY_STAGE,
     BY_CALIBRATION,
     FLOAT_ONLY,
     NO,
@@ -155,6 +157,8 @@ def preflight(
     if state is None:
         return Report((), {}, tuple(problems))
     columns, converted = _asked(state.model, _steps(recipe)), ()
+    if recipe is not None and not problems:
+        problems += _unteachable(recipe, state, custom_objects, unsafe)
     if not problems:
         columns[CONVERSION], refusals, converted = _converted(state, recipe)
         problems += refusals
@@ -162,6 +166,17 @@ def preflight(
             problems += _misfits(opened(state).state.model, data, settings, data_dir, seed)
     kinds = tuple((layer.name, type(layer).__name__) for layer in state.model.layers)
     return Report(kinds, columns, tuple(problems), converted, state)
+
+
+def _unteachable(recipe: Recipe, state: State, custom_objects: Mapping[str, Any] | None, unsafe: bool) -> Iterable[str]:
+    """Why teachers that `recipe` names cannot teach the model; nothing when they can."""
+    try:
+        start = opened(state).state
+        student = enabled(recipe, start).state.model
+    except TfcompressError:
+        # What stands in the way of the steps is theirs to say.
+        return []
+    return gathered(recipe, custom_objects, unsafe).problems(recipe, student, start.model)
 
 
 def _of_zoo(spec: str, data: Any, settings: DataSettings, data_dir: str | Path | None, seed: int) -> State:
@@ -185,7 +200,8 @@ def _misfits(model: Any, data: Any, settings: DataSettings, data_dir: str | Path
 def _steps(recipe: Recipe | None) -> Iterable[Technique]:
     if recipe:
         return recipe.steps
-    found = sorted(techniques().values(), key=lambda technique: STAGES.index(technique.stage))
+    order = (ANY_STAGE, *STAGES)
+    found = sorted(techniques().values(), key=lambda technique: order.index(technique.stage))
     return [technique() for technique in found]
 
 

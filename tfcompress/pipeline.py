@@ -127,7 +127,7 @@ def train(
     with own_random_numbers(), RunFolder(place, {**job.identity, "command": "train"}) as folder:
         run = _Run(job, folder)
         trained = clone(job.state.model)
-        run.train(Training(TRAIN, 0, job.recipe.train, job.data, job.seed), TRAIN, trained)
+        run.train(run.training(), TRAIN, trained)
         folder.write_json("history.json", run.history)
         for name, text in job.data.dataset.files.items():
             folder.write(name, text)
@@ -183,7 +183,7 @@ class _Run:
         folder.write("recipe.yaml", yaml.safe_dump(job.recipe.plain(), sort_keys=False))
         state = job.state
         if job.from_zoo:
-            self.train(Training(TRAIN, 0, job.recipe.train, job.data, job.seed), TRAIN, state.model)
+            self.train(self.training(), TRAIN, state.model)
         float_path = folder.write(FLOAT_FILE, float_tflite(state.model, job.recipe.conversion))
         # What a rewrite computes from weights has to be computed from trained ones.
         enabling = enabled(job.recipe, state) if job.from_zoo else job.enabled
@@ -247,10 +247,16 @@ class _Run:
                 job.seed,
                 callbacks=[*step.callbacks(prepared), *keep_promises(prepared)],
                 objective=step.objective,
+                lesson=job.lesson(step.fit),
                 first_selectable_epoch=step.first_selectable_epoch(plan),
             )
             self.train(training, step.technique, prepared.model)
         return step.finish(prepared)
+
+    def training(self) -> Training:
+        """The training that the recipe's `train` says."""
+        fit, job = self.job.recipe.train, self.job
+        return Training(TRAIN, 0, fit, job.data, job.seed, lesson=job.lesson(fit))
 
     def train(self, training: Training, technique: str, model: Any) -> None:
         """Train `model` and record how it went."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -12,9 +11,11 @@ from typing import Any, TypedDict
 import numpy as np
 
 from tfcompress import keras_door as kd
-from tfcompress.data import Dataset, Split, load_data
+from tfcompress.data import Dataset, load_data
 from tfcompress.data.settings import DataSettings
 from tfcompress.data.sources import check_fits
+from tfcompress.distillation.faculty import Faculty, distillations, gathered
+from tfcompress.distillation.lesson import Lesson
 from tfcompress.enabling import Enabled, enabled, opened
 from tfcompress.evaluate.metric import score, takes_logits
 from tfcompress.faster import try_rewrites
@@ -26,14 +27,16 @@ from tfcompress.preprocessing_choice import choose_preprocessing
 from tfcompress.recipe import Recipe, load_recipe
 from tfcompress.run_state import MODEL_FILE, is_run_folder, read_state
 from tfcompress.shipping import Shipment, rehearse, ship
-from tfcompress.techniques.base import STAGES, StepPlan, Technique
-from tfcompress.training import TrainingData, make_loss
+from tfcompress.techniques.base import StepPlan, Technique, undoes
+from tfcompress.training import make_loss
+from tfcompress.training_data import TrainingData
 from tfcompress.vocabulary.changes import Change, summary
 from tfcompress.vocabulary.errors import DataError, ModelError, RecipeError
 from tfcompress.vocabulary.evidence import RewriteEvidence
 from tfcompress.vocabulary.preprocessing import NAMED
 from tfcompress.vocabulary.reporter import Reporter
 from tfcompress.vocabulary.state import State
+from tfcompress.vocabulary.training import Fit
 
 _TRIED_SAMPLES = 32
 _STAGE_OF_PROMISE = {"zeros": "sparse", "group_zeros": "sparse", "distinct": "shared", "levels": "quantized"}
@@ -55,6 +58,7 @@ class Job:
         changes: the rewrites that made of the caller's model the one in `state`.
         enabled: `state` after the rewrites that let the recipe's steps do more with it; untrained, where it comes
             from the zoo.
+        faculty: the teachers that the recipe names.
     """
 
     recipe: Recipe
@@ -67,6 +71,7 @@ class Job:
     reporter: Reporter
     changes: tuple[Change, ...]
     enabled: Enabled
+    faculty: Faculty
 
     @property
     def default_name(self) -> str:
@@ -76,7 +81,7 @@ class Job:
     @property
     def identity(self) -> dict[str, Any]:
         """What makes this run another than others, as plain values: all that its weights depend on."""
-        recipe = self.recipe.plain()
+        recipe = self.faculty.identified(self.recipe)
         for aside in ("name", "description", "evaluation"):
             del recipe[aside]
         state = self.state
@@ -84,7 +89,7 @@ class Job:
             "model": self.model_name if self.from_zoo else fingerprint(state.model),
             "promises": [asdict(promise) for promise in state.promises],
             "lineage": state.lineage.plain(),
-            "data": [_fingerprint_of(split) for split in self.data.dataset.splits.values()],
+            "data": [split.fingerprint for split in self.data.dataset.splits.values()],
             "preprocessing": self.data.preprocessing.model_dump(mode="json"),
             "recipe": recipe,
             "seed": self.seed,
@@ -102,6 +107,12 @@ class Job:
     def plan_for(self, index: int, step: Technique) -> StepPlan:
         """What the step at `index` is told of its training."""
         return StepPlan(self.data.steps_per_epoch, step.fit.epochs, self.calibration(), self.seed + index)
+
+    def lesson(self, fit: Fit) -> Lesson | None:
+        """What the training of `fit` learns from teachers; None where it has none."""
+        if fit.distillation is None or not fit.epochs:
+            return None
+        return self.faculty.lesson(fit.distillation, self.data, self.state.model, self.seed)
 
     def ship(self, state: State) -> Shipment:
         """The proven file of a finished `state`; raises as `tfcompress.shipping.ship`."""
@@ -143,11 +154,6 @@ def default_name(model: str, data: str, recipe: str) -> str:
     """
     names = (re.sub(r"\.(h5|hdf5|keras|npz)$", "", Path(part).name) for part in (model, data, recipe))
     return "-".join(re.sub(r"[^A-Za-z0-9_.]+", "_", name) for name in names)
-
-
-def _fingerprint_of(split: Split) -> list[Any]:
-    arrays = [array for array in (split.inputs, split.targets) if array is not None]
-    return [[list(array.shape), str(array.dtype), zlib.crc32(np.ascontiguousarray(array))] for array in arrays]
 
 
 class JobOptions(TypedDict, total=False):
@@ -202,7 +208,8 @@ def open_job(
     dataset = load_for(model if state is None else state.model, data, checked.data, data_dir, seed)
     state = state or built(model, dataset, seed)
     enabling = enabled(checked, state)
-    with_promises(checked, enabling.state)
+    faculty = gathered(checked, custom_objects, unsafe)
+    _refuse_what_cannot_be_done(checked, enabling.state, faculty, state.model)
     if any(step.trains and step.fit.epochs for step in checked.steps) and dataset.train.targets is None:
         raise DataError(
             f"Training needs labels, and {dataset.name} has none. "
@@ -216,7 +223,27 @@ def open_job(
     training_data = _with_task(TrainingData(dataset, preprocessing, checked.data, checked.task), state.model, seed)
     if training_data.from_logits:
         reporter.message("The model gives logits: its cross-entropy takes them, metrics by name the probabilities")
-    return Job(checked, state, str(name), from_zoo, training_data, chosen_by, seed, reporter, changes, enabling)
+    for settings in distillations(checked).values():
+        # Teachers that cannot be asked are refused before anything is trained.
+        faculty.lesson(settings, training_data, state.model, seed)
+    return Job(
+        checked, state, str(name), from_zoo, training_data, chosen_by, seed, reporter, changes, enabling, faculty
+    )
+
+
+def _refuse_what_cannot_be_done(recipe: Recipe, state: State, faculty: Faculty, float_model: Any) -> None:
+    """Refuse steps, and teachers, that cannot do with the model of `state` what `recipe` wants; all problems at once.
+
+    Raises:
+        RecipeError: naming them.
+    """
+    problems = faculty.problems(recipe, state.model, float_model)
+    try:
+        with_promises(recipe, state)
+    except RecipeError as error:
+        problems.append(str(error))
+    if problems:
+        raise RecipeError("\n".join(problems))
 
 
 def load_for(model: Any, data: Any, settings: DataSettings, data_dir: str | Path | None, seed: int) -> Dataset:
@@ -338,7 +365,7 @@ def refuse_broken_promises(state: State, recipe: Recipe) -> None:
         f"{step.name} would break promises of the earlier run ({stage})"
         for step in recipe.steps
         for stage in sorted(stages)
-        if STAGES.index(step.stage) < STAGES.index(stage)
+        if undoes(step.stage, stage)
     ]
     if broken:
         raise RecipeError("The recipe cannot go on from this state: " + "; ".join(broken) + ".")

@@ -7,7 +7,7 @@ import operator
 from collections.abc import Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import Field, ValidationError, model_validator
 
@@ -15,7 +15,7 @@ from tfcompress.convert.settings import ConversionSettings
 from tfcompress.data.settings import DataSettings
 from tfcompress.fingerprints import describe
 from tfcompress.recipe_text import Lines, overridden, place, read_tree, shipped_texts, step_name
-from tfcompress.techniques.base import STAGES, Technique, techniques
+from tfcompress.techniques.base import STAGES, Technique, techniques, undoes
 from tfcompress.vocabulary.errors import RecipeError
 from tfcompress.vocabulary.schema import Schema
 from tfcompress.vocabulary.state import NumberFormat
@@ -66,12 +66,36 @@ class Recipe(Schema):
 
     @model_validator(mode="after")
     def _steps_can_follow_one_another(self) -> Recipe:
-        problems = list(_order_problems(self.steps))
+        problems = [*_order_problems(self.steps), *self._distillation_problems()]
         if not problems:
             problems = self.conversion.problems_with(self.number_format)
         if problems:
             raise ValueError("\n".join(problems))
         return self
+
+    def _distillation_problems(self) -> Iterator[str]:
+        """What of a distillation cannot be in the place where it stands."""
+        of_training = self.train.distillation
+        if of_training is not None and any(teacher.is_float for teacher in of_training.teacher):
+            yield (
+                "train.distillation.teacher: the float model is what is trained here, and cannot be its own teacher. "
+                "Remedy: name the file of another"
+            )
+        for step in self.steps:
+            settings = step.fit.distillation
+            if settings is None or step.stage != STAGES[-1] or not step.trains:
+                continue
+            if settings.gradient_weight:
+                yield (
+                    f"{step.name}.fit.distillation.gradient_weight: the rounding of quantization-aware training has no "
+                    "second derivatives, which gradients are matched by. Remedy: match them in a step before, such as "
+                    "fine_tuning"
+                )
+            if settings.features and self.conversion.faster:
+                yield (
+                    f"{step.name}.fit.distillation.features: conversion.faster may replace the layers whose outputs "
+                    "are matched. Remedy: match them in a step before, such as fine_tuning, or conversion.faster=false"
+                )
 
     @property
     def number_format(self) -> NumberFormat:
@@ -142,10 +166,10 @@ def _order_problems(steps: Sequence[Technique]) -> Iterator[str]:
         yield f"steps: names must be unique, but {names.count(name)} steps are called {name}. Remedy: give each a name"
     for index, step in enumerate(steps):
         for earlier in steps[:index]:
-            if STAGES.index(step.stage) < STAGES.index(earlier.stage):
+            if undoes(step.stage, earlier.stage):
                 yield (
                     f"steps: {step.name} cannot follow {earlier.name}, whose work it would undo. "
-                    f"The order is {' -> '.join(STAGES)}"
+                    f"The order is {' -> '.join(STAGES)}; fine_tuning may stand anywhere before {STAGES[-1]}"
                 )
         for problem in step.problems_after(steps[:index]):
             yield f"steps: {problem}"
@@ -183,11 +207,18 @@ def _problem(issue: Mapping[str, Any], tree: Any, lines: Lines, schema: Any) -> 
     return f"{at}{rule}. Received: {issue['input']!r}"
 
 
+def _schema_in(annotation: Any) -> Any:
+    """The schema that a value of this type is, or that is one of its alternatives or its items; None without one."""
+    if hasattr(annotation, "model_fields"):
+        return annotation
+    return next((found for part in get_args(annotation) if (found := _schema_in(part))), None)
+
+
 def _place(location: Sequence[str | int], tree: Any) -> tuple[tuple, str]:
     """A pydantic location as the path in the raw tree, and as a person would say it.
 
     Pydantic mixes in the names of the alternatives it tried; what is no key of the tree is dropped, but for the
-    last part, which may name a key that is missing.
+    last part, which may name a key that a mapping lacks.
     """
     path: tuple = ()
     shown: list[str] = []
@@ -196,7 +227,7 @@ def _place(location: Sequence[str | int], tree: Any) -> tuple[tuple, str]:
         inside = (
             part in node if isinstance(node, Mapping) else isinstance(part, int) and isinstance(node, (list, tuple))
         )
-        if not inside and index < len(location) - 1:
+        if not inside and (index < len(location) - 1 or not isinstance(node, Mapping)):
             continue
         node = node[part] if inside else None
         path = (*path, part)
@@ -209,7 +240,9 @@ def _near_key(path: tuple, tree: Mapping[str, Any], schema: Any) -> str:
         schema = techniques()[tree["steps"][path[1]]["technique"]]
         path = path[2:]
     for part in path[:-1]:
-        schema = schema.model_fields[part].annotation if hasattr(schema, "model_fields") else None
+        # The items of a list are of what the list is of.
+        if not isinstance(part, int):
+            schema = _schema_in(schema.model_fields[part].annotation) if hasattr(schema, "model_fields") else None
     keys = list(getattr(schema, "model_fields", {}))
     near = get_close_matches(str(path[-1]), keys, n=1)
     return f" Did you mean `{near[0]}`?" if near else f" Keys here: {', '.join(keys)}" if keys else ""

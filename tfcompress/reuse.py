@@ -87,5 +87,11 @@ def _longer(step: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
         kind.open_ended
         and fit["decay"] == "constant"
         and fit["epochs"] > shorter["epochs"]
+        and not _temperature_falls(fit)
         and {**step, "fit": {**fit, "epochs": shorter["epochs"]}} == other
     )
+
+
+def _temperature_falls(fit: Mapping[str, Any]) -> bool:
+    """Whether the temperature of a distillation looks ahead to the last epoch."""
+    return isinstance((fit["distillation"] or {}).get("temperature"), Mapping)

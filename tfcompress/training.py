@@ -14,48 +14,13 @@ from typing import Any
 import numpy as np
 
 from tfcompress import keras_door as kd
-from tfcompress.data.dataset import Dataset
-from tfcompress.data.settings import DataSettings
-from tfcompress.evaluate.metric import Score, cross_entropy_of, score
+from tfcompress.distillation.lesson import Lesson
+from tfcompress.evaluate.metric import Score, cross_entropy_of
 from tfcompress.run_folder import RunFolder
+from tfcompress.training_data import TrainingData
 from tfcompress.vocabulary.errors import RecipeError, RunFolderError, TrainingError
-from tfcompress.vocabulary.preprocessing import Preprocessing
 from tfcompress.vocabulary.reporter import Reporter
 from tfcompress.vocabulary.training import Fit, Task
-
-
-@dataclass(frozen=True)
-class TrainingData:
-    """A data set with the way a recipe feeds it to training."""
-
-    dataset: Dataset
-    preprocessing: Preprocessing
-    settings: DataSettings
-    task: Task
-    from_logits: bool = False
-    """Whether the model's outputs are scores that no softmax or sigmoid has turned into probabilities."""
-
-    @property
-    def steps_per_epoch(self) -> int:
-        """Optimizer steps in one epoch."""
-        return self.dataset.steps_per_epoch(self.settings.batch_size)
-
-    def training_batches(self, seed: int, step: int, epoch: int) -> Any:
-        """The `tf.data` batches of one epoch; the same three numbers give the same batches."""
-        return self.dataset.training_batches(
-            preprocessing=self.preprocessing, settings=self.settings, seed=seed, step=step, epoch=epoch
-        )
-
-    def validation_score(self, model: Any) -> Score | None:
-        """The task's metric of a Keras model on the validation split (simulated); None without labels."""
-        split = self.dataset.validation
-        if split.targets is None:
-            return None
-        batches = self.dataset.batches(
-            split, preprocessing=self.preprocessing, batch_size=max(256, self.settings.batch_size)
-        )
-        outputs = model.predict(batches.map(lambda x, _: x), verbose=0)
-        return score(self.task, split.targets, outputs, from_logits=self.from_logits)
 
 
 @dataclass
@@ -88,6 +53,7 @@ class Training:
         seed: the run's seed.
         callbacks: Keras callbacks the technique needs.
         objective: makes the loss from the task's.
+        lesson: what the model learns from teachers. Defaults to nothing.
         first_selectable_epoch: see `Technique.first_selectable_epoch`.
         folder: where the checkpoint lies; None keeps none.
         reporter: told of progress.
@@ -100,6 +66,7 @@ class Training:
     seed: int
     callbacks: Sequence[Any] = ()
     objective: Callable[[Any], Any] = lambda loss: loss
+    lesson: Lesson | None = None
     first_selectable_epoch: int = 0
     folder: RunFolder | None = None
     reporter: Reporter = field(default_factory=Reporter)
@@ -108,39 +75,48 @@ class Training:
         """Train `model` in place to the last epoch, from its checkpoint when there is one.
 
         Returns:
-            One record an epoch: `epoch`, `loss`, `validation_metric` (where there are labels) and `seconds`.
+            One record an epoch: `epoch`, `loss` and, where there are teachers, its parts, `validation_metric` (where
+            there are labels) and `seconds`.
 
         Raises:
             TrainingError: the loss or a weight is no longer finite; the last good checkpoint stays.
         """
-        self.compile(model)
-        progress = self._restore(model)
-        while progress.epoch < self.fit.epochs and not self._stops(progress):
-            self._epoch(model, progress)
-            self._save(model, progress)
+        network = self.network(model)
+        progress = self._restore(network)
+        rows = self.lesson.rows(self.folder) if self.lesson and not self._ended(progress) else None
+        while not self._ended(progress):
+            self._epoch(model, network, progress, rows)
+            self._save(network, progress)
         if progress.best_weights:
-            _assign(_variables(model), progress.best_weights)
+            _assign(_variables(network), progress.best_weights)
         return progress.history
 
-    def compile(self, model: Any) -> None:
-        """Give `model` the step's optimizer and loss."""
+    def network(self, model: Any) -> Any:
+        """What is fitted: `model` with the step's optimizer and loss, or one of its layers that listens to teachers."""
+        network = model if self.lesson is None else self.lesson.network(model, self.fit.epochs, self.seed + self.index)
         optimizer = make_optimizer(self.fit, self.data.steps_per_epoch)
-        model.compile(optimizer=optimizer, loss=self.objective(make_loss(self.data.task, self.data.from_logits)))
-        optimizer.build(model.trainable_variables)
+        network.compile(optimizer=optimizer, loss=self.objective(make_loss(self.data.task, self.data.from_logits)))
+        optimizer.build(network.trainable_variables)
+        return network
 
-    def _epoch(self, model: Any, progress: Progress) -> None:
+    def _ended(self, progress: Progress) -> bool:
+        return progress.epoch >= self.fit.epochs or self._stops(progress)
+
+    def _epoch(self, model: Any, network: Any, progress: Progress, rows: np.ndarray | None) -> None:
         started = time.perf_counter()
         seed_everything(self.seed, self.index, progress.epoch)
         # The state of Dropout lives in the traced function: a new trace after a new seed makes an epoch depend on
         # (seed, step, epoch) alone, whether or not the process is the one that ran the epoch before.
-        model.make_train_function(force=_may_draw_random_numbers(model))
-        batches = self.data.training_batches(self.seed, self.index, progress.epoch)
+        network.make_train_function(force=_may_draw_random_numbers(network))
+        if self.lesson is not None:
+            network.begin_epoch(progress.epoch)
+        batches = self.data.training_batches(self.seed, self.index, progress.epoch, rows)
         callbacks = [*self.callbacks, self._batch_reporter(progress)]
-        logs = model.fit(
+        logs = network.fit(
             batches, callbacks=callbacks, verbose=0, initial_epoch=progress.epoch, epochs=progress.epoch + 1
         ).history
-        record = {"epoch": progress.epoch + 1, "loss": float(logs["loss"][-1])}
-        if not math.isfinite(record["loss"]) or not all(np.isfinite(w).all() for w in model.get_weights()):
+        record = {"epoch": progress.epoch + 1, **{name: float(values[-1]) for name, values in logs.items()}}
+        if not math.isfinite(record["loss"]) or not all(np.isfinite(w).all() for w in network.get_weights()):
             raise TrainingError(
                 f"{self.name}: training must stay finite, but the loss of epoch {progress.epoch + 1} is "
                 f"{record['loss']}. Remedy: a smaller rate, e.g. --set "
@@ -149,7 +125,7 @@ class Training:
         validation = self.data.validation_score(model)
         if validation is not None:
             record["validation_metric"] = validation.value
-            self._remember_best(model, progress, validation)
+            self._remember_best(network, progress, validation)
         record["seconds"] = time.perf_counter() - started
         progress.history.append(record)
 

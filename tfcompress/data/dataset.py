@@ -90,7 +90,14 @@ class Dataset:
         return math.ceil(self.train.count / batch_size)
 
     def training_batches(
-        self, *, preprocessing: Preprocessing, settings: DataSettings, seed: int, step: int, epoch: int
+        self,
+        *,
+        preprocessing: Preprocessing,
+        settings: DataSettings,
+        seed: int,
+        step: int,
+        epoch: int,
+        rows: np.ndarray | None = None,
     ) -> Any:
         """One epoch of shuffled, augmented training batches, which depends on the arguments alone.
 
@@ -100,10 +107,13 @@ class Dataset:
             seed: of the run.
             step: place of the recipe's step in the run, from 0.
             epoch: place of the epoch in the step, from 0.
+            rows: `[n, ...]`, what else belongs to each training example and follows it into its batch. Defaults to
+                nothing.
 
         Returns:
-            A `tf.data.Dataset` of (inputs `[batch, ...]`, targets `[batch, ...]`). Order and augmentation
-            derive from (seed, step, epoch); the last batch holds what is left.
+            A `tf.data.Dataset` of (inputs `[batch, ...]`, targets `[batch, ...]`), and of rows `[batch, ...]` behind
+            them where there are any. Order and augmentation derive from (seed, step, epoch); the last batch holds
+            what is left.
 
         Raises:
             DataError: there are no targets, or the augmentation does not fit the inputs.
@@ -116,13 +126,16 @@ class Dataset:
         seeds = _generator(_Purpose.AUGMENTATION, seed, step, epoch).integers(
             -(2**31), 2**31, (self.train.count, 2), dtype=np.int32
         )
-        inputs, targets = self.train.tensors
+        inputs, *beside = self.train.tensors
+        if rows is not None:
+            with tf.device("CPU:0"):
+                beside.append(tf.constant(rows))
 
         # Nothing in it branches on a tensor: without AutoGraph's rewriting it is traced in less than half the time.
         @tf.autograph.experimental.do_not_convert
-        def load(indices: Any, seeds: Any) -> tuple[Any, Any]:
+        def load(indices: Any, seeds: Any) -> tuple[Any, ...]:
             batch = preprocessing.apply(tf.gather(inputs, indices))
-            return settings.augment.apply(batch, seeds), tf.gather(targets, indices)
+            return settings.augment.apply(batch, seeds), *(tf.gather(values, indices) for values in beside)
 
         return (
             tf.data.Dataset.from_tensor_slices((order, seeds))

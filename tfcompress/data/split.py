@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -39,6 +40,12 @@ class Split:
     def count(self) -> int:
         """Number of examples."""
         return len(self.inputs)
+
+    @cached_property
+    def fingerprint(self) -> list[Any]:
+        """Shape, type and checksum of inputs and targets, as plain values."""
+        arrays = [array for array in (self.inputs, self.targets) if array is not None]
+        return [[list(array.shape), str(array.dtype), zlib.crc32(np.ascontiguousarray(array))] for array in arrays]
 
     def at(self, indices: np.ndarray) -> Split:
         """The examples at `indices`, copied."""

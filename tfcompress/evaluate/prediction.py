@@ -74,7 +74,7 @@ class IoTypes:
     output: TensorType
 
 
-def io_types(model: Path | bytes) -> IoTypes:
+def io_types(model: Path | bytes | ModelFile) -> IoTypes:
     """The types of the one input and the one output of `model`.
 
     Raises:
@@ -83,14 +83,14 @@ def io_types(model: Path | bytes) -> IoTypes:
     return _io_types(read(model), "xnnpack")
 
 
-def output_step(model: Path | bytes) -> float:
+def output_step(model: Path | bytes | ModelFile) -> float:
     """The output's quantization step: the smallest difference that the file can express; 0 for float outputs."""
     output = io_types(model).output
     return output.scale if output.is_quantized else 0.0
 
 
 def predict(
-    model: Path | bytes,
+    model: Path | bytes | ModelFile,
     inputs: np.ndarray,
     *,
     batch_size: int = 64,
@@ -105,7 +105,7 @@ def predict(
     that reshapes to a fixed batch, runs at the batch it was made for. State (of an LSTM) is reset before each run.
 
     Args:
-        model: the path of a .tflite file with one input and one output, or its bytes.
+        model: the path of a .tflite file with one input and one output, or its bytes, or both as `read` gives them.
         inputs: `[n, ...]`, preprocessed as the float model expects; not yet quantized.
         batch_size: samples a run. Defaults to 64.
         kernels: which kernels run the graph. Defaults to `xnnpack`.

@@ -45,6 +45,11 @@ def input_of(model: Any, layer: Any) -> Any:
     return next(node.input_tensors for node in _nodes(model) if node.layer is layer)
 
 
+def output_of(model: Any, layer: Any) -> Any:
+    """The tensor, or the structure of several, that `layer`, which `model` calls once, gives in its graph."""
+    return next(node.outputs for node in _nodes(model) if node.layer is layer)
+
+
 def _nodes(model: Any) -> list[Any]:
     return [node for depth in model._nodes_by_depth.values() for node in depth]
 

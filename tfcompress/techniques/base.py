@@ -22,6 +22,21 @@ from tfcompress.vocabulary.training import Fit
 STAGES = ("sparse", "shared", "quantized")
 """The order in which kinds of technique may follow one another: each keeps what the earlier ones made."""
 
+ANY_STAGE = "any"
+"""The stage of a technique that keeps whatever earlier ones made, and may stand anywhere before the last stage."""
+
+
+def undoes(stage: str, earlier: str) -> bool:
+    """Whether a step of `stage` would undo what one of the stage `earlier` made.
+
+    Example:
+        >>> undoes("sparse", "shared"), undoes(ANY_STAGE, "shared"), undoes(ANY_STAGE, "quantized")
+        (True, False, True)
+    """
+    if ANY_STAGE in (stage, earlier):
+        return stage == ANY_STAGE and earlier == STAGES[-1]
+    return STAGES.index(stage) < STAGES.index(earlier)
+
 
 @dataclass(frozen=True)
 class StepPlan:
@@ -79,7 +94,8 @@ class Technique(Schema):
     The pipeline calls ``prepare``, trains with ``objective`` and ``callbacks``, then calls ``finish``.
     ``prepare`` is deterministic: preparing the same state twice gives models with the same variables in the
     same order, which is what lets an interrupted run load its checkpoint into a freshly prepared model.
-    Subclasses set ``technique`` to a ``Literal`` of their name and ``stage`` to one of `STAGES`.
+    Subclasses set ``technique`` to a ``Literal`` of their name and ``stage`` to one of `STAGES` or to
+    `ANY_STAGE`.
     """
 
     stage: ClassVar[str]

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field
 
+from tfcompress.vocabulary.distillation import Distillation
 from tfcompress.vocabulary.schema import Schema
 
 
@@ -29,6 +30,8 @@ class Fit(Schema):
     """How the rate falls over the step's epochs: `cosine` to 0, `exponential` to a hundredth. Defaults to cosine."""
     early_stopping: EarlyStopping | None = None
     """Off by default."""
+    distillation: Distillation | None = None
+    """Teachers to learn from beside the data. Off by default."""
 
 
 def _name_or_callable(value: Any) -> Any:

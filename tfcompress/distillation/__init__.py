@@ -1,0 +1,1 @@
+"""Distillation: what a student learns from teachers while a step trains it."""
