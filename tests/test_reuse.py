@@ -6,7 +6,7 @@ from fixtures import models
 
 from tfcompress.pipeline import compress
 from tfcompress.recipe import load_recipe
-from tfcompress.reuse import take_over
+from tfcompress.reuse import shared_checkpoints, take_over
 from tfcompress.run_folder import RunFolder
 from tfcompress.vocabulary.errors import RunFolderError
 from tfcompress.vocabulary.reporter import Reporter
@@ -15,8 +15,8 @@ FAST = ["evaluation.latency_seconds=0.02", "evaluation.threads=1", "data.preproc
 PRUNING = {"technique": "pruning", "final_sparsity": 0.5, "frequency": 1, "fit": {"epochs": 2}}
 
 
-def recipe(bits=8, epochs=1, decay="constant", **pruning):
-    fit = {"epochs": epochs, "decay": decay}
+def recipe(bits=8, epochs=1, decay="constant", distillation=None, **pruning):
+    fit = {"epochs": epochs, "decay": decay, "distillation": distillation}
     return {"steps": [PRUNING | pruning, {"technique": "quantization", "weight_bits": bits, "fit": fit}]}
 
 
@@ -80,6 +80,7 @@ def identity(tree, **other):
         (identity(recipe(epochs=3)), ("train", "pruning", "quantization")),
         (identity(recipe(epochs=3, decay="cosine")), ("train", "pruning")),
         (identity(recipe(final_sparsity=0.6)), ("train",)),
+        (identity(recipe(distillation={"temperature": 2})), ("train", "pruning")),
         # A schedule that ends with the last epoch is another one with more of them.
         (identity(recipe(fit={"epochs": 3, "decay": "constant"})), ("train",)),
         (identity(recipe(), seed=1), ()),
@@ -97,6 +98,27 @@ def test_what_is_taken_is_what_both_would_train_alike(tmp_path, mine, taken):
         copied = sorted(folder.file("checkpoints").iterdir())
         assert [path.stem for path in copied] == [name for name in names if name[3:] in taken]
         assert all(path.read_text() == path.stem for path in copied)
+
+
+@pytest.mark.parametrize(
+    ("temperature", "taken"),
+    [(2, ("train", "pruning", "quantization")), ({"begin": 2, "end": 1}, ("train", "pruning"))],
+)
+def test_a_temperature_that_falls_looks_ahead_to_the_last_epoch(temperature, taken):
+    shorter, longer = (recipe(epochs=n, distillation={"temperature": temperature}) for n in (1, 2))
+    plain = [load_recipe(tree, FAST).plain() for tree in (longer, shorter)]
+    assert tuple(shared_checkpoints(*plain)) == taken
+
+
+def test_what_teachers_said_is_taken_too(tmp_path):
+    with RunFolder(tmp_path / "earlier", identity(recipe())) as earlier:
+        earlier.write("teachers/0123.npz", "said")
+    with RunFolder(tmp_path / "mine", identity(recipe(bits=4))) as folder:
+        take_over(folder, earlier.path, identity(recipe(bits=4)))
+        assert folder.file("teachers/0123.npz").read_text() == "said"
+    with RunFolder(tmp_path / "other", identity(recipe(), seed=1)) as folder:
+        take_over(folder, earlier.path, identity(recipe(), seed=1))
+        assert not folder.file("teachers").exists()
 
 
 def test_only_a_run_can_be_taken_over_from(tmp_path):

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from tfcompress.distillation.teachers import OUTPUTS_FOLDER
 from tfcompress.run_folder import RECORD_FILE, RunFolder
 from tfcompress.techniques.base import Technique, techniques
 from tfcompress.training import checkpoint_name
@@ -42,7 +43,16 @@ def take_over(folder: RunFolder, earlier: Path, identity: Mapping[str, Any]) -> 
         if source.is_file() and not folder.file(place).exists():
             folder.write(place, source.read_bytes())
             taken.append(name)
+    _take_outputs_of_teachers(folder, earlier)
     return tuple(taken)
+
+
+def _take_outputs_of_teachers(folder: RunFolder, earlier: Path) -> None:
+    """Copy what teachers said, whose names tell all that it depends on."""
+    for source in sorted((earlier / OUTPUTS_FOLDER).glob("*.npz")):
+        place = f"{OUTPUTS_FOLDER}/{source.name}"
+        if not folder.file(place).exists():
+            folder.write(place, source.read_bytes())
 
 
 def shared_checkpoints(recipe: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, str]:

@@ -214,3 +214,19 @@ def test_a_draft_has_the_defaults_and_leaves_out_what_only_the_model_knows():
     assert pruning["final_sparsity"] == 0.5
     assert quantization["per_layer"] == {}
     load_recipe(drafted)
+
+
+def test_a_distillation_may_have_holes_like_any_other_value():
+    distillation = {
+        "teacher": {"choice": ["float", "large.h5"]},
+        "temperature": {"one_of": [4, {"begin": 8, "end": {"choice": [1, 2]}}]},
+        "weight": {"float": [0.1, 0.9]},
+    }
+    tree = {"steps": [{"technique": "quantization", "fit": {"distillation": distillation}}]}
+    space = load_space(tree)
+    named = {hole.name.rpartition("distillation.")[2] for hole in space.holes}
+    assert {"teacher", "temperature", "weight"} <= named
+    assert len(named) == 4
+    for seed in range(5):
+        recipe = load_recipe(space.fill(space.sample(np.random.default_rng(seed))))
+        assert 0.1 <= recipe.steps[0].fit.distillation.weight <= 0.9

@@ -25,6 +25,9 @@ from tfcompress.vocabulary.distillation import Teacher
 from tfcompress.vocabulary.preprocessing import Preprocessing
 from tfcompress.vocabulary.training import Task
 
+OUTPUTS_FOLDER = "teachers"
+"""Where a run's folder keeps what teachers said of the training examples."""
+
 _BATCH = 256
 
 
@@ -137,7 +140,7 @@ class Engaged:
                 every step and every later run of the folder finds it; None keeps none.
         """
         split = self.data.dataset.train
-        name = f"teachers/{self._key(split)}.npz"
+        name = f"{OUTPUTS_FOLDER}/{self._key(split)}.npz"
         stored = folder.read_arrays(name) if folder is not None else None
         if stored is not None:
             return stored["outputs"]
