@@ -190,3 +190,18 @@ def test_a_model_that_keras_cannot_save_is_compressed_all_the_same(data, tmp_pat
     assert not (result.folder / "state.json").exists()
     with pytest.raises(ModelError, match=r"one that Keras can save as \.keras"):
         train(net, data, "ptq_int8", out=tmp_path / "t", overrides=[*unit, "train.epochs=0"])
+
+
+def test_channels_of_a_transposed_convolution_are_counted_along_their_axis(data, tmp_path):
+    layers = kd.keras.layers
+    inputs = layers.Input((5, 5, 2))
+    x = layers.Flatten()(layers.Conv2DTranspose(4, 3, name="up")(inputs))
+    net = kd.keras.Model(inputs, layers.Dense(4, activation="softmax", name="out")(x), name="net")
+    steps = [
+        {"technique": "channels", "remove": 0.75, "multiple_of": 1, "fit": {"epochs": 0}},
+        {"technique": "post_training"},
+    ]
+    compress(net, data, {"data": {"preprocessing": "unit"}, "steps": steps}, out=tmp_path / "run", overrides=FAST)
+    state = read_state(tmp_path / "run")
+    assert [(p.weight, p.kind, p.bound) for p in state.promises] == [("up/kernel", "channels", 1)]
+    assert state.model.get_layer("up").kernel.shape == (3, 3, 1, 2)

@@ -22,9 +22,10 @@ def dry_run(model: Any, data: Any, recipe: Recipe, **options: Unpack[JobOptions]
     """The plan of a run, as text; nothing is written.
 
     Every step is tried alone on the model as it came, for what a step receives is only known when the one before has
-    trained. Bytes are those of the file that the last step would make of it, low-bit storage included: training
-    changes values, not the size; only the scales of channels that are to share their values become fewer. Seconds
-    come from a few batches of every step, timed now. Takes the arguments of `compress`.
+    trained. Bytes are those of the file that the last step would make of it, without the channels that earlier steps
+    foresee to cut, low-bit storage included: training changes values, not the size; only the scales of channels that
+    are to share their values become fewer. Seconds come from a few batches of every step, timed now. Takes the
+    arguments of `compress`.
     """
     job = open_job(model, data, recipe, **options)
     file_bytes = _file_bytes(job)
@@ -45,6 +46,8 @@ def _file_bytes(job: Job) -> int:
     """Size of the file that the last step, which chooses the arithmetic and the storage, makes of the model."""
     steps, recipe = job.recipe.steps, job.recipe
     state = job.enabled.state
+    for step in steps[:-1]:
+        state = state.evolve(model=step.foreseen(state).model)
     state = steps[-1].finish(steps[-1].prepare(state, job.plan_for(len(steps), steps[-1])))
     return len(rehearse(state, recipe.conversion, job.data.preprocessing, job.calibration(raw=True)))
 

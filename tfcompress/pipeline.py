@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Unpack
@@ -25,7 +25,7 @@ from tfcompress.models.recurrent import unrolling
 from tfcompress.preparation import Job, JobOptions, open_job
 from tfcompress.recipe import Recipe
 from tfcompress.reuse import take_over
-from tfcompress.run_folder import RunFolder
+from tfcompress.run_folder import RunFolder, measured_name
 from tfcompress.run_state import write_state
 from tfcompress.shipping import Shipment
 from tfcompress.techniques.base import STAGES, Technique
@@ -235,7 +235,9 @@ class _Run:
 
     def _step(self, index: int, step: Technique, state: State) -> State:
         job = self.job
-        plan = job.plan_for(index, step)
+        plan = replace(
+            job.plan_for(index, step), once=lambda measure: self._once(measured_name(index, step.name), measure)
+        )
         seed_everything(job.seed, index, 0)
         prepared = step.prepare(state, plan)
         if step.trains:
@@ -257,6 +259,13 @@ class _Run:
         """The training that the recipe's `train` says."""
         fit, job = self.job.recipe.train, self.job
         return Training(TRAIN, 0, fit, job.data, job.seed, lesson=job.lesson(fit))
+
+    def _once(self, place: str, measure: Callable[[], Any]) -> Any:
+        """What `measure` gave the first time, kept at `place` in the folder."""
+        known = self.folder.read_json(place)
+        if known is None:
+            self.folder.write_json(place, known := measure())
+        return known
 
     def train(self, training: Training, technique: str, model: Any) -> None:
         """Train `model` and record how it went."""

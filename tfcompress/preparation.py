@@ -39,7 +39,13 @@ from tfcompress.vocabulary.state import State
 from tfcompress.vocabulary.training import Fit
 
 _TRIED_SAMPLES = 32
-_STAGE_OF_PROMISE = {"zeros": "sparse", "group_zeros": "sparse", "distinct": "shared", "levels": "quantized"}
+_STAGE_OF_PROMISE = {
+    "channels": "graph",
+    "zeros": "sparse",
+    "group_zeros": "sparse",
+    "distinct": "shared",
+    "levels": "quantized",
+}
 
 
 @dataclass(frozen=True)
@@ -106,7 +112,15 @@ class Job:
 
     def plan_for(self, index: int, step: Technique) -> StepPlan:
         """What the step at `index` is told of its training."""
-        return StepPlan(self.data.steps_per_epoch, step.fit.epochs, self.calibration(), self.seed + index)
+        data = self.data
+        return StepPlan(
+            data.steps_per_epoch,
+            step.fit.epochs,
+            self.calibration(),
+            self.seed + index,
+            targets=data.dataset.calibration_targets(count=data.settings.calibration_samples, seed=self.seed),
+            loss=make_loss(data.task, data.from_logits),
+        )
 
     def lesson(self, fit: Fit) -> Lesson | None:
         """What the training of `fit` learns from teachers; None where it has none."""
@@ -332,7 +346,7 @@ def given_state(model: Any, custom_objects: Mapping[str, Any] | None, unsafe: bo
 
 
 def with_promises(recipe: Recipe, state: State) -> State:
-    """`state` with the promises that the recipe's steps will make, each step checked on what it will receive.
+    """`state` as the recipe's steps foresee it, with their promises, each step checked on what it will receive.
 
     Raises:
         RecipeError: with what every step refuses.
@@ -341,7 +355,7 @@ def with_promises(recipe: Recipe, state: State) -> State:
     for step in recipe.steps:
         try:
             step.check(state)
-            state = state.evolve(promises=(*state.promises, *step.promised(state)))
+            state = step.foreseen(state)
         except (RecipeError, ModelError) as error:
             problems.append(str(error))
     if problems:

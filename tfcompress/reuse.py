@@ -39,12 +39,17 @@ def take_over(folder: RunFolder, earlier: Path, identity: Mapping[str, Any]) -> 
         return ()
     taken = []
     for name, place in shared_checkpoints(recipe, other).items():
-        source = earlier / place
-        if source.is_file() and not folder.file(place).exists():
-            folder.write(place, source.read_bytes())
-            taken.append(name)
+        measured = str(Path(place).with_suffix(".json"))
+        # What this run measured itself decides its models, which other checkpoints may not fit.
+        if folder.file(measured).exists():
+            continue
+        for part in (measured, place):
+            source = earlier / part
+            if source.is_file() and not folder.file(part).exists():
+                folder.write(part, source.read_bytes())
+                taken.append(name)
     _take_outputs_of_teachers(folder, earlier)
-    return tuple(taken)
+    return tuple(dict.fromkeys(taken))
 
 
 def _take_outputs_of_teachers(folder: RunFolder, earlier: Path) -> None:

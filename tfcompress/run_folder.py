@@ -130,6 +130,20 @@ class RunFolder(contextlib.AbstractContextManager):
                 f"{path} is damaged: {error}. Remedy: remove it, and this part of the run is done again."
             ) from error
 
+    def read_json(self, name: str) -> Any:
+        """The plain values of a JSON file, or None when it was not written.
+
+        Raises:
+            RunFolderError: the file is damaged.
+        """
+        path = self.file(name)
+        try:
+            return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+        except ValueError as error:
+            raise RunFolderError(
+                f"{path} is damaged: {error}. Remedy: remove it, and this part of the run is done again."
+            ) from error
+
     def log(self, line: str) -> None:
         """Add a line to the run's log."""
         path = self.file("log.txt")
@@ -138,6 +152,11 @@ class RunFolder(contextlib.AbstractContextManager):
                 file.write(line + "\n")
         except OSError as error:
             raise RunFolderError(f"Cannot write {path}: {error.strerror}. Remedy: free space.") from error
+
+
+def measured_name(index: int, name: str) -> str:
+    """What the step `name` at `index` measured to prepare its model, in a run's folder, beside its checkpoint."""
+    return f"checkpoints/{index:02d}-{name}.json"
 
 
 def recorded_identity(folder: Path) -> dict[str, Any] | None:

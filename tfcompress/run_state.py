@@ -12,6 +12,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from tfcompress.atomic import save_atomically
+from tfcompress.models.graph import output_axis
 from tfcompress.models.loading import clone, load_model
 from tfcompress.preprocessing_file import sidecar_of, sidecar_text
 from tfcompress.recipe import problems_in
@@ -115,8 +116,8 @@ def _broken(state: State) -> list[str]:
     for promise in state.promises:
         layer, _, attribute = state.lineage.place(promise.weight).rpartition("/")
         try:
-            weight = attrgetter(attribute)(state.model.get_layer(layer)).numpy()
-            problems += broken_by(weight, [promise])
+            owner = state.model.get_layer(layer)
+            problems += broken_by(attrgetter(attribute)(owner).numpy(), [promise], output_axis(owner))
         except (ValueError, AttributeError) as error:
             problems.append(f"{promise.weight}, promised {promise.kind}, must be a weight of the model: {error}")
     return problems

@@ -37,6 +37,8 @@ def test_without_promises_of_plain_layers_nothing_is_done():
     model = models.dense()
     assert keep_promises(State(model)) == []
     assert keep_promises(State(model, (Promise("wrapped/kernel", "zeros", 0.5),))) == []
+    # A number of channels holds whatever the weights become.
+    assert keep_promises(State(model, (Promise("hidden/kernel", "channels", 12),))) == []
 
 
 @pytest.mark.parametrize("last", ["quantization", "clustering"])

@@ -180,8 +180,15 @@ class Dataset:
         Returns:
             float32, or int32 of integers, `[min(count, n), ...]`, no example twice.
         """
-        chosen = _generator(_Purpose.CALIBRATION, seed).permutation(self.train.count)[:count]
-        return preprocessing.apply(self.train.inputs[chosen])
+        return preprocessing.apply(self.train.inputs[self._calibrating(count, seed)])
+
+    def calibration_targets(self, *, count: int, seed: int) -> np.ndarray | None:
+        """The targets `[min(count, n), ...]` of the inputs that `calibration` gives; None without labels."""
+        targets = self.train.targets
+        return None if targets is None else targets[self._calibrating(count, seed)]
+
+    def _calibrating(self, count: int, seed: int) -> np.ndarray:
+        return _generator(_Purpose.CALIBRATION, seed).permutation(self.train.count)[:count]
 
 
 def is_labels(targets: np.ndarray | None) -> bool:

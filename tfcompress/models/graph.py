@@ -40,6 +40,13 @@ def moves_values(layer: Any) -> bool:
     return type(layer) in (layers.Reshape, layers.Flatten, layers.Permute, layers.RepeatVector)
 
 
+def output_axis(layer: Any) -> int:
+    """The axis of the output channels in the kernel of `layer`: the last, but for transposed convolutions."""
+    layers = kd.keras.layers
+    transposed = (layers.Conv1DTranspose, layers.Conv2DTranspose, layers.Conv3DTranspose)
+    return -2 if isinstance(layer, transposed) else -1
+
+
 def input_of(model: Any, layer: Any) -> Any:
     """The tensor that `layer`, which `model` calls once, takes in the graph of `model`."""
     return next(node.input_tensors for node in _nodes(model) if node.layer is layer)

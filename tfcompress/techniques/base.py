@@ -19,7 +19,7 @@ from tfcompress.vocabulary.schema import Schema
 from tfcompress.vocabulary.state import State
 from tfcompress.vocabulary.training import Fit
 
-STAGES = ("sparse", "shared", "quantized")
+STAGES = ("graph", "sparse", "shared", "quantized")
 """The order in which kinds of technique may follow one another: each keeps what the earlier ones made."""
 
 ANY_STAGE = "any"
@@ -47,12 +47,19 @@ class StepPlan:
         epochs: epochs the step will train.
         calibration: preprocessed training inputs, float32 `[n, ...]`, to take activation ranges from.
         seed: the step's own seed.
+        targets: what the model is to give for `calibration`, `[n, ...]`; None without labels.
+        loss: the task's, a function of targets and outputs; None where nothing is trained.
+        once: calls a measurement, whose plain value an interrupted run is given again instead of measuring anew.
+            Defaults to measuring.
     """
 
     steps_per_epoch: int
     epochs: int
     calibration: np.ndarray
     seed: int
+    targets: np.ndarray | None = None
+    loss: Callable[..., Any] | None = None
+    once: Callable[[Callable[[], Any]], Any] = lambda measure: measure()
 
     @property
     def total_steps(self) -> int:
@@ -135,7 +142,7 @@ class Technique(Schema):
         """Refuse a model this step cannot work on, before anything is trained.
 
         Args:
-            state: the caller's model, untrained as yet, with the promises that earlier steps will have made.
+            state: the caller's model, untrained as yet, as earlier steps foresee to hand it on.
 
         Raises:
             RecipeError, ModelError: with every layer or pattern that stands in the way.
@@ -146,6 +153,10 @@ class Technique(Schema):
         """The promises that `finish` will add for a model that passed `check`."""
         del state
         return ()
+
+    def foreseen(self, state: State) -> State:
+        """What this step will hand on, as far as that is known of a model that passed `check`: later steps check it."""
+        return state.evolve(promises=(*state.promises, *self.promised(state)))
 
     def prepare(self, state: State, plan: StepPlan) -> State:
         """A state whose model is ready to train; the model of `state` stays as it was."""

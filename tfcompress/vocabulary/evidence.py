@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, Literal
 
 from tfcompress.vocabulary.changes import Change
+from tfcompress.vocabulary.promises import Kind
 from tfcompress.vocabulary.schema import Schema
 
 SCHEMA_VERSION = 1
@@ -119,7 +120,7 @@ class PromiseEvidence(Schema):
 
     weight: str
     """The weight, as the caller's model names it."""
-    kind: Literal["zeros", "group_zeros", "distinct", "levels"]
+    kind: Kind
     """What was promised; see `Promise`."""
     scope: Literal["tensor", "channel"]
     """Of the tensor or of each channel."""

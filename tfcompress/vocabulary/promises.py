@@ -8,7 +8,7 @@ from typing import Literal
 
 import numpy as np
 
-Kind = Literal["zeros", "group_zeros", "distinct", "levels"]
+Kind = Literal["channels", "zeros", "group_zeros", "distinct", "levels"]
 Scope = Literal["tensor", "channel"]
 Domain = Literal["float", "integer"]
 
@@ -20,6 +20,7 @@ class Promise:
     Args:
         weight: the weight as the caller's model names it, ``"<layer>/<attribute>"``, e.g. ``"conv2d/kernel"``.
         kind: what is promised:
+            ``channels`` - there are at most `bound` output channels;
             ``zeros`` - the share of exact zeros is at least `bound`;
             ``group_zeros`` - of every `group` consecutive input channels at least `bound` are zero (N:M);
             ``distinct`` - there are at most `bound` different values, zero included;
@@ -55,6 +56,8 @@ class Promise:
             >>> Promise("fc/kernel", "distinct", 16).found_in(np.array([[0.5, 0.0], [0.5, 1.0]]))
             3
         """
+        if self.kind == "channels":
+            return values.shape[channel_axis]
         if self.kind == "group_zeros":
             groups = np.moveaxis(values, input_axis, -1).reshape(-1, self.group)
             return int((groups == 0).sum(axis=1).min())
@@ -73,9 +76,15 @@ class Promise:
         return found <= self.bound
 
 
-def broken_by(values: np.ndarray, promises: Sequence[Promise]) -> list[str]:
-    """What to say of each of `promises` that a Keras kernel does not keep; empty when it keeps all."""
-    found = [(promise, promise.found_in(values)) for promise in promises]
+def broken_by(values: np.ndarray, promises: Sequence[Promise], channel_axis: int = -1) -> list[str]:
+    """What to say of each of `promises` that a Keras kernel does not keep; empty when it keeps all.
+
+    Args:
+        values: the kernel.
+        promises: on it.
+        channel_axis: the axis of its output channels. Defaults to the last.
+    """
+    found = [(promise, promise.found_in(values, channel_axis=channel_axis)) for promise in promises]
     return [
         f"{p.weight} must have {p.kind} {p.bound:g}, promised by {p.made_by or 'an earlier step'}, but has {number:g}"
         for p, number in found

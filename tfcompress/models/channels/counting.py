@@ -33,8 +33,7 @@ def macs(model: Any, masks: Mapping[Place, np.ndarray]) -> int:
 def _macs(call: Call, shapes: Mapping[str, tuple[int, ...]]) -> int:
     layers = kd.keras.layers
     kind = type(call.layer)
-    transposed = (layers.Conv1DTranspose, layers.Conv2DTranspose, layers.Conv3DTranspose)
-    if kind in transposed:
+    if kind in (layers.Conv1DTranspose, layers.Conv2DTranspose, layers.Conv3DTranspose):
         return _positions(call.inputs[0].shape) * prod(shapes["kernel"])
     if kind in (layers.Dense, layers.Conv1D, layers.Conv2D, layers.Conv3D):
         return _positions(call.shape) * prod(shapes["kernel"])

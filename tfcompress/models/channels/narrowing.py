@@ -9,6 +9,7 @@ import numpy as np
 
 from tfcompress import keras_door as kd
 from tfcompress.models.channels.groups import ChannelGroup, Place, remaining
+from tfcompress.models.graph import output_axis
 from tfcompress.models.loading import copied_layer
 from tfcompress.models.rewrites._graph import Graph, Part, attribute_of, rebuilt
 
@@ -64,6 +65,4 @@ def _size(layer: Any, weights: Mapping[str, np.ndarray]) -> dict[str, int]:
         return {"output_dim": weights["embeddings"].shape[-1]}
     if isinstance(layer, (layers.SeparableConv1D, layers.SeparableConv2D)):
         return {"filters": weights["pointwise_kernel"].shape[-1]}
-    if isinstance(layer, (layers.Conv1DTranspose, layers.Conv2DTranspose, layers.Conv3DTranspose)):
-        return {"filters": weights["kernel"].shape[-2]}
-    return {"filters": weights["kernel"].shape[-1]} if "kernel" in weights else {}
+    return {"filters": weights["kernel"].shape[output_axis(layer)]} if "kernel" in weights else {}
