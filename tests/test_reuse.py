@@ -7,7 +7,8 @@ from fixtures import models
 from tfcompress.pipeline import compress
 from tfcompress.recipe import load_recipe
 from tfcompress.reuse import shared_checkpoints, take_over
-from tfcompress.run_folder import RunFolder
+from tfcompress.run_folder import RunFolder, measured_name
+from tfcompress.training import checkpoint_name
 from tfcompress.vocabulary.errors import RunFolderError
 from tfcompress.vocabulary.reporter import Reporter
 
@@ -127,3 +128,19 @@ def test_only_a_run_can_be_taken_over_from(tmp_path):
         pytest.raises(RunFolderError, match="Only from the folder of a run"),
     ):
         take_over(folder, tmp_path / "none", identity(recipe()))
+
+
+def test_what_a_step_measured_is_taken_with_its_checkpoint_or_neither_is(tmp_path):
+    tree = {"steps": [{"technique": "channels", "target": {"latency": 0.5}}, {"technique": "post_training"}]}
+    identity = {"recipe": load_recipe(tree).plain()}
+    places = [checkpoint_name(1, "channels"), measured_name(1, "channels")]
+    with RunFolder(tmp_path / "earlier", identity) as earlier:
+        for place in places:
+            earlier.write(place, place)
+    with RunFolder(tmp_path / "new", identity) as new:
+        assert take_over(new, earlier.path, identity) == ("channels",)
+        assert [new.file(place).read_text() for place in places] == places
+    with RunFolder(tmp_path / "own", identity) as own:
+        own.write_json(places[1], 0.25)
+        assert take_over(own, earlier.path, identity) == ()
+        assert not own.file(places[0]).exists()

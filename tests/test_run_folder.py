@@ -118,3 +118,13 @@ def test_damaged_files_of_a_run_are_named(tmp_path):
         folder.write("run.json", "{half")
     with pytest.raises(RunFolderError, match=r"run\.json is damaged"):
         RunFolder(tmp_path / "run", IDENTITY)
+
+
+def test_plain_values_come_back_and_damage_is_named(tmp_path):
+    folder = RunFolder(tmp_path / "run", IDENTITY)
+    assert folder.read_json("share.json") is None
+    folder.write_json("share.json", 0.375)
+    assert folder.read_json("share.json") == 0.375
+    folder.write("share.json", "{")
+    with pytest.raises(RunFolderError, match=r"share\.json is damaged: .*Remedy: remove it"):
+        folder.read_json("share.json")
