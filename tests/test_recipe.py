@@ -235,3 +235,9 @@ def test_recipes_need_no_tensorflow():
         "sys.exit(any(m in sys.modules for m in ('tensorflow', 'tf_keras', 'tensorflow_datasets', 'sklearn')))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_what_a_whole_step_breaks_is_told_at_the_step():
+    step = {"technique": "channels", "remove": 0.5, "target": {"macs": 0.5}}
+    with pytest.raises(RecipeError, match=r"\bsteps\.channels: remove and target"):
+        load_recipe({"name": "two", "steps": [step]})

@@ -191,7 +191,7 @@ def problems_in(error: ValidationError, tree: Any, lines: Lines, schema: Any = R
 
 def _problem(issue: Mapping[str, Any], tree: Any, lines: Lines, schema: Any) -> str:
     """One line for one pydantic issue: the place in the file, the rule, and what came."""
-    path, shown = _place(issue["loc"], tree)
+    path, shown = _place(issue["loc"], tree, lacking=issue["type"] == "missing")
     where = place(lines, path, shown)
     at = f"{where}: " if where else ""
     if issue["type"] == "extra_forbidden":
@@ -214,11 +214,11 @@ def _schema_in(annotation: Any) -> Any:
     return next((found for part in get_args(annotation) if (found := _schema_in(part))), None)
 
 
-def _place(location: Sequence[str | int], tree: Any) -> tuple[tuple, str]:
+def _place(location: Sequence[str | int], tree: Any, *, lacking: bool) -> tuple[tuple, str]:
     """A pydantic location as the path in the raw tree, and as a person would say it.
 
     Pydantic mixes in the names of the alternatives it tried; what is no key of the tree is dropped, but for the
-    last part, which may name a key that a mapping lacks.
+    last part where it names a key that is `lacking`.
     """
     path: tuple = ()
     shown: list[str] = []
@@ -227,7 +227,7 @@ def _place(location: Sequence[str | int], tree: Any) -> tuple[tuple, str]:
         inside = (
             part in node if isinstance(node, Mapping) else isinstance(part, int) and isinstance(node, (list, tuple))
         )
-        if not inside and (index < len(location) - 1 or not isinstance(node, Mapping)):
+        if not inside and not (lacking and index == len(location) - 1):
             continue
         node = node[part] if inside else None
         path = (*path, part)

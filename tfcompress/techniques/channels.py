@@ -111,7 +111,7 @@ class Channels(Technique):
     @model_validator(mode="after")
     def _one_aim(self) -> Channels:
         if self.remove is not None and self.target is not None:
-            raise ValueError("remove and target exclude one another. Remedy: remove one of them")
+            raise ValueError("remove and target exclude one another. Remedy: give one of them")
         return self
 
     def verdicts(self, model: Any) -> tuple[Verdict, ...]:
