@@ -104,6 +104,11 @@ class ZooNetwork:
     overrides: Mapping[str, Any]
     fit: Mapping[str, Any]
 
+    @property
+    def learning_rate(self) -> float:
+        """Adam's at the first step of the training."""
+        return self.fit["learning_rate"]
+
     def trained(self, folder: Path, data_dir: str | None) -> Path:
         """The trained network's file; an interrupted training goes on."""
         recipe = {"data": self.overrides, "train": self.fit, "steps": [{"technique": "post_training"}]}

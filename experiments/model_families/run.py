@@ -25,6 +25,7 @@ from tfcompress.atomic import write_atomically
 from tfcompress.cli.common import TerminalReporter
 from tfcompress.models.loading import load_model
 from tfcompress.pipeline import compress
+from tfcompress.recipe import Recipe, load_recipe
 
 HERE = Path(__file__).parent
 
@@ -51,7 +52,10 @@ def fill(family: str, recipe: str, found: dict[str, Any]) -> None:
         model,
         network.data(DATA_DIR.value),
         HERE / f"{recipe}.yaml",
-        overrides=[f"data.{key}={json.dumps(value)}" for key, value in network.overrides.items()],
+        overrides=[
+            *(f"data.{key}={json.dumps(value)}" for key, value in network.overrides.items()),
+            *_gentle(load_recipe(HERE / f"{recipe}.yaml"), network.learning_rate),
+        ],
         data_dir=DATA_DIR.value,
         seed=SEED,
         out=out,
@@ -65,6 +69,12 @@ def fill(family: str, recipe: str, found: dict[str, Any]) -> None:
         accuracy=evidence.metric.artifact,
         seconds=time.perf_counter() - started,
     )
+
+
+def _gentle(recipe: Recipe, learning_rate: float) -> list[str]:
+    """Overrides by which no step of `recipe` trains faster than at `learning_rate`."""
+    steps = (step for step in recipe.steps if step.trains and step.fit.learning_rate > learning_rate)
+    return [f"{step.name}.fit.learning_rate={learning_rate}" for step in steps]
 
 
 def main(argv: Sequence[str]) -> None:
