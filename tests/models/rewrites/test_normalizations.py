@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from tfcompress import keras_door as kd
-from tfcompress.models.rewrites import ENABLING, rewrite
+from tfcompress.models.rewrites import CALIBRATING, ENABLING, rewrite
 from tfcompress.techniques.quantization import unsupported
 from tfcompress.vocabulary.promises import Promise
 
@@ -105,3 +105,34 @@ def test_zeros_are_kept_when_a_normalization_before_is_folded(layers, randomised
     done = rewrite(model, ENABLING)
     (promise,) = done.lineage.carried([Promise("conv/kernel", "zeros", 0.5)])
     assert promise.is_kept_by(promise.found_in(done.model.get_layer("conv").kernel.numpy()))
+
+
+def test_behind_a_linear_layer_it_is_folded_before_rounding_without_training(layers, randomised, same_outputs):
+    stack = [
+        layers.Conv2D(6, 3, groups=3, use_bias=False, name="conv"),
+        layers.BatchNormalization(name="bn"),
+        layers.ReLU(),
+        layers.DepthwiseConv2D(3, depth_multiplier=2, name="depthwise"),
+        layers.BatchNormalization(scale=False),
+        layers.Conv2D(4, 1, activation="relu"),
+        layers.BatchNormalization(name="behind_relu"),
+        layers.Flatten(),
+        layers.Dense(4, name="dense"),
+        layers.BatchNormalization(center=False),
+    ]
+    model = _built(layers, randomised, *stack)
+    done = rewrite(model, CALIBRATING)
+    kept = ["Conv2D", "ReLU", "DepthwiseConv2D", "Conv2D", "BatchNormalization", "Flatten", "Dense"]
+    assert _kinds(done.model) == kept
+    assert same_outputs(model, done.model)
+    assert [change.became for change in done.changes] == [("conv",), ("depthwise",), ("dense",)]
+    assert done.lineage.place("bn/moving_mean") == "conv/bias"
+    assert done.lineage.effect("depthwise/depthwise_kernel", "distinct").refused
+    assert not done.lineage.effect("depthwise/depthwise_kernel", "zeros").refused
+
+
+def test_what_others_take_too_keeps_its_normalization_before_rounding(layers, randomised):
+    inputs = layers.Input((6, 6, 3))
+    conv = layers.Conv2D(3, 3, padding="same")(inputs)
+    model = randomised(kd.keras.Model(inputs, layers.Add()([layers.BatchNormalization()(conv), conv])))
+    assert rewrite(model, CALIBRATING).changes == ()

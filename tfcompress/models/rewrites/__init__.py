@@ -1,8 +1,9 @@
 """Exact rewrites of Functional and Sequential models: other layers, the same outputs in inference.
 
 `OPENING` are the passes that a run always begins with; `ENABLING` those that make pruning, clustering and
-quantization-aware training possible where they were not; `FASTER` those that are a choice for the shipped file;
-`EXPORT` those that the converter needs. Each tuple is in the order of application.
+quantization-aware training possible where they were not; `CALIBRATING` those that leave the weights as the file is to
+hold them, for rounding them without training; `FASTER` those that are a choice for the shipped file; `EXPORT` those
+that the converter needs. Each tuple is in the order of application.
 
 Example:
     >>> done = rewrite(model, ENABLING)  # doctest: +SKIP
@@ -17,7 +18,19 @@ from tfcompress.models.rewrites.base import names_of
 
 OPENING = names_of("opening")
 ENABLING = names_of("enabling")
+CALIBRATING = names_of("calibrating")
 FASTER = names_of("faster")
 EXPORT = names_of("export")
 
-__all__ = ["ENABLING", "EXPORT", "FASTER", "OPENING", "Offer", "Rewritten", "offers", "rewrite", "takers_of_inputs"]
+__all__ = [
+    "CALIBRATING",
+    "ENABLING",
+    "EXPORT",
+    "FASTER",
+    "OPENING",
+    "Offer",
+    "Rewritten",
+    "offers",
+    "rewrite",
+    "takers_of_inputs",
+]

@@ -7,10 +7,14 @@ from typing import Any
 import numpy as np
 
 from tfcompress import keras_door as kd
-from tfcompress.models.rewrites._graph import Call, Graph, attribute_of
+from tfcompress.models.rewrites._graph import Call, Graph, Part, attribute_of, same
+from tfcompress.models.rewrites.base import Edit
 from tfcompress.vocabulary.state import Effect, Move
 
 _LOST = Effect(refused="the normalization is merged into other weights")
+_BY_CHANNEL = Effect(refused="every channel is multiplied by a factor of its own")
+SCALED = {"distinct": _BY_CHANNEL, "levels": _BY_CHANNEL}
+"""What becomes of promises on a weight whose channels are multiplied by a factor each."""
 _ALL_LOST = {"zeros": _LOST, "group_zeros": _LOST, "distinct": _LOST, "levels": _LOST}
 
 
@@ -83,3 +87,32 @@ def merged(layer: Any, kernel: str, bias: str) -> dict[str, Move]:
         f"{layer.name}/{attribute}": Move(into.get(attribute, bias), _ALL_LOST)
         for attribute in map(attribute_of, layer.weights)
     }
+
+
+def folded_back(call: Call, source: Call, reason: str) -> Edit:
+    """The normalization of `call` folded into the linear layer before it, which is called once and by it alone.
+
+    Args:
+        call: of a layer that `per_channel_calls` gives.
+        source: of a convolution, a transposed or depthwise one too, or of a Dense.
+        reason: why it is folded.
+    """
+    layer, norm = source.layer, call.layer
+    factor, shift = factor_and_shift(call)
+    attribute = "depthwise_kernel" if hasattr(layer, "depthwise_kernel") else "kernel"
+    kernel = getattr(layer, attribute).numpy()
+    bias = (layer.bias.numpy() if layer.use_bias else 0.0) * factor + shift
+    if isinstance(layer, kd.keras.layers.Conv2DTranspose):
+        # Its kernel has the outputs in the axis before the last.
+        by_output = factor[:, None]
+    else:
+        # A depthwise kernel numbers its outputs in the last two axes.
+        by_output = factor.reshape(kernel.shape[-2:]) if attribute == "depthwise_kernel" else factor
+    own = f"{layer.name}/{attribute}"
+    part = Part(Part.copy(layer, use_bias=True).layer, {attribute: kernel * by_output, "bias": bias})
+    return Edit(
+        became={norm.name: (layer.name,)},
+        reason=reason,
+        builders={source: part, call: same},
+        moves={own: Move(own, SCALED), **merged(norm, own, f"{layer.name}/bias")},
+    )

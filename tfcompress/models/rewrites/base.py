@@ -14,7 +14,7 @@ from typing import ClassVar, Literal
 from tfcompress.models.rewrites._graph import Builder, Call, Graph, Part
 from tfcompress.vocabulary.state import Move
 
-Purpose = Literal["opening", "enabling", "faster", "export"]
+Purpose = Literal["opening", "enabling", "calibrating", "faster", "export"]
 
 
 @dataclass(frozen=True)
@@ -53,8 +53,8 @@ class Rewrite(ABC):
     name: ClassVar[str]
     """What it is called by."""
     purpose: ClassVar[Purpose]
-    """``opening`` makes a model what a run can start from, ``enabling`` makes techniques possible, ``faster`` is a
-    choice for the shipped file, ``export`` for the converter."""
+    """``opening`` makes a model what a run can start from, ``enabling`` makes techniques possible, ``calibrating`` is
+    for rounding without training, ``faster`` is a choice for the shipped file, ``export`` for the converter."""
     after: ClassVar[tuple[str, ...]] = ()
     """Passes of the same purpose that do their part before."""
 

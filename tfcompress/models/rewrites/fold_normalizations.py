@@ -9,9 +9,16 @@ import numpy as np
 
 from tfcompress import keras_door as kd
 from tfcompress.models.rewrites._graph import Call, Graph, Part, same
-from tfcompress.models.rewrites._per_channel import factor_and_shift, follows_linear, merged, per_channel_calls
+from tfcompress.models.rewrites._per_channel import (
+    SCALED,
+    factor_and_shift,
+    folded_back,
+    follows_linear,
+    merged,
+    per_channel_calls,
+)
 from tfcompress.models.rewrites.base import Edit, Rewrite
-from tfcompress.vocabulary.state import Effect, Move
+from tfcompress.vocabulary.state import Move
 
 
 class FoldNormalizations(Rewrite):
@@ -35,7 +42,7 @@ class FoldNormalizations(Rewrite):
         for call in per_channel_calls(graph):
             source, user = graph.source(call), graph.sole_user(call)
             if _takes_from_behind(graph, source):
-                yield _folded_back(call, source)
+                yield folded_back(call, source, "quantization-aware training cannot take it behind this layer")
             elif user is not None and not follows_linear(graph, call) and _takes_from_before(graph, call, user):
                 yield _folded_ahead(call, user)
 
@@ -61,22 +68,6 @@ def _takes_from_before(graph: Graph, norm: Call, user: Call) -> bool:
     return user.layer.padding == "valid" or not factor_and_shift(norm)[1].any()
 
 
-def _folded_back(call: Call, source: Call) -> Edit:
-    layer, norm = source.layer, call.layer
-    factor, shift = factor_and_shift(call)
-    # The kernel of a transposed convolution has its outputs in the axis before the last.
-    kernel = layer.kernel.numpy() * factor[:, None]
-    bias = (layer.bias.numpy() if layer.use_bias else 0.0) * factor + shift
-    part = Part(Part.copy(layer, use_bias=True).layer, {"kernel": kernel, "bias": bias})
-    own = f"{layer.name}/kernel"
-    return Edit(
-        became={norm.name: (layer.name,)},
-        reason="quantization-aware training cannot take it behind this layer",
-        builders={source: part, call: same},
-        moves={own: Move(own, _scaled("distinct", "levels")), **merged(norm, own, f"{layer.name}/bias")},
-    )
-
-
 def _folded_ahead(call: Call, user: Call) -> Edit:
     layer, norm = user.layer, call.layer
     factor, shift = factor_and_shift(call)
@@ -93,7 +84,7 @@ def _folded_ahead(call: Call, user: Call) -> Edit:
         became={norm.name: (layer.name,)},
         reason="quantization-aware training takes it right behind a linear convolution or Dense only",
         builders={call: same, user: part},
-        moves={own: Move(own, _scaled("distinct", "levels")), **merged(norm, own, f"{layer.name}/bias")},
+        moves={own: Move(own, SCALED), **merged(norm, own, f"{layer.name}/bias")},
     )
 
 
@@ -105,7 +96,3 @@ def _response(layer: Any, kernel: np.ndarray, shift: np.ndarray) -> np.ndarray:
     groups = getattr(layer, "groups", 1)
     by_input = np.repeat(shift.reshape(groups, -1), taps.shape[-1] // groups, axis=0).T
     return (taps * by_input).sum(axis=0)
-
-
-def _scaled(*lost: str) -> dict[str, Effect]:
-    return {kind: Effect(refused="every channel is multiplied by a factor of its own") for kind in lost}
