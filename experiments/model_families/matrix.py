@@ -130,6 +130,22 @@ def table(cells: Mapping[tuple[str, str], Cell], families: Sequence[str]) -> str
     return "\n".join([*lines, "", f"{passing} of {len(order)} cells are within the bars: {bars}."]) + "\n"
 
 
+def summary(cells: Mapping[tuple[str, str], Cell], families: Sequence[str]) -> str:
+    """The markdown table of one line a family: what each recipe's artifact is like, or why there is none."""
+    lines = [_line(("family", "float", *RECIPES)), _line(["---"] * (2 + len(RECIPES)))]
+    for family in families:
+        own = [cells.get((family, recipe)) for recipe in RECIPES]
+        accuracy = next((cell.float_accuracy for cell in own if cell and cell.float_accuracy is not None), None)
+        lines.append(_line((family, _figure(accuracy, ".1%"), *map(_short, own))))
+    return "\n".join(lines) + "\n"
+
+
+def _short(cell: Cell | None) -> str:
+    if cell is None or cell.mean_steps is None:
+        return "" if cell is None else cell.verdict
+    return f"{cell.mean_steps:.2f} steps, {_figure(cell.argmax, '.1%')}, {_figure(cell.accuracy, '.1%')}"
+
+
 def _row(cell: Cell) -> list[str]:
     return [
         cell.family,
