@@ -12,7 +12,7 @@ from tfcompress import keras_door as kd
 from tfcompress.models.channels import OUTPUT, ChannelGroup, channel_groups, narrowed
 from tfcompress.models.graph import calls
 from tfcompress.models.loading import clone
-from tfcompress.techniques._figures import FigureName, figure
+from tfcompress.techniques._figures import figure
 from tfcompress.techniques._importance import Importance, importances
 from tfcompress.techniques._selection import (
     Kept,
@@ -22,6 +22,7 @@ from tfcompress.techniques._selection import (
     smallest_share,
     uniform_counts,
 )
+from tfcompress.techniques._target import OneFigure, Remainder
 from tfcompress.techniques.base import (
     IN_NESTED_MODEL,
     NO,
@@ -37,17 +38,15 @@ from tfcompress.techniques.base import (
 )
 from tfcompress.vocabulary.errors import RecipeError
 from tfcompress.vocabulary.promises import Promise
-from tfcompress.vocabulary.schema import Schema
 from tfcompress.vocabulary.state import State
 
 Share = Annotated[float, Field(ge=0, lt=1)]
-Remainder = Annotated[float, Field(gt=0, le=1)]
 _DEFAULT_SHARE = 0.25
 _FINEST_COUNTED, _FINEST_TIMED = 1 / 1024, 1 / 64
 """How finely a share is searched for a target: each one that is timed takes seconds."""
 
 
-class Target(Schema):
+class Target(OneFigure):
     """What may be left of the model that the step receives, as a share of one figure of it."""
 
     macs: Remainder | None = None
@@ -56,23 +55,6 @@ class Target(Schema):
     """Of the numbers in its weights."""
     latency: Remainder | None = None
     """Of the time that its int8 file takes on this machine, measured: one thread, XNNPACK."""
-
-    @model_validator(mode="after")
-    def _one_figure(self) -> Target:
-        given = [name for name in type(self).model_fields if getattr(self, name) is not None]
-        if len(given) != 1:
-            raise ValueError(f"one of {', '.join(type(self).model_fields)} must be given. Received: {given or 'none'}")
-        return self
-
-    @property
-    def figure(self) -> FigureName:
-        """Which figure it is of."""
-        return next(name for name in type(self).model_fields if getattr(self, name) is not None)
-
-    @property
-    def bound(self) -> float:
-        """The share of it that may be left."""
-        return getattr(self, self.figure)
 
 
 class Channels(Technique):
