@@ -5,7 +5,9 @@ import pytest
 from fixtures import models
 
 from tfcompress import keras_door as kd
+from tfcompress.convert.converter import quantized_tflite
 from tfcompress.convert.flatbuffer import Flatbuffer
+from tfcompress.convert.settings import ConversionSettings
 from tfcompress.pipeline import compress
 from tfcompress.preparation import open_job
 from tfcompress.vocabulary.errors import RecipeError
@@ -68,13 +70,14 @@ def test_later_steps_promise_of_the_new_layers_too(run):
     assert all(p.kept for p in run.evidence.promises)
 
 
-def test_the_file_is_smaller_than_without_and_another_run_goes_on_from_it(run, data, tmp_path):
-    on = {"steps": [{"technique": "post_training"}]}
-    whole = compress(network(), data, on, out=tmp_path / "whole", overrides=FAST)
-    assert run.evidence.artifact.bytes < 0.7 * whole.evidence.artifact.bytes
-    again = compress(run.folder, data, on, out=tmp_path / "again", overrides=FAST)
-    assert {p.weight for p in again.evidence.promises} == {p.weight for p in run.evidence.promises}
-    assert all(p.kept for p in again.evidence.promises)
+def test_the_file_is_smaller_than_without(run, data):
+    whole = quantized_tflite(network(), "int8", ConversionSettings(), data[0][:4])
+    assert run.evidence.artifact.bytes < 0.7 * len(whole)
+
+
+def test_another_run_goes_on_from_the_new_layers(run, data):
+    job = open_job(run.folder, data, {"steps": [{"technique": "post_training"}]}, overrides=FAST)
+    assert {p.weight for p in job.state.promises} == {p.weight for p in run.evidence.promises}
 
 
 def test_later_steps_are_checked_on_the_new_layers(data):
