@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from tfcompress.techniques._factorization import ResponsePca, SpatialSvd, Svd, Tucker2
+from tfcompress.techniques._factorization import ResponsePca, SpatialSvd, Svd, Tucker2, composed
 
 KERNEL = np.random.default_rng(0).normal(size=(3, 2, 5, 7))
 PRODUCTS = {
@@ -93,6 +93,12 @@ def test_neighbouring_kernels_have_components_of_one_norm(way):
     *_, before, after = factorization.factors(*(2 for _ in factorization.full_ranks)).kernels
     made, taken = np.moveaxis(before, 3, 0), np.moveaxis(after, 2, 0)
     np.testing.assert_allclose(*(np.linalg.norm(part.reshape(2, -1), axis=1) for part in (made, taken)))
+
+
+@pytest.mark.parametrize("way", PRODUCTS)
+def test_a_chain_composed_is_one_kernel(way):
+    kernels = way(KERNEL).factors(*(3 for _ in way(KERNEL).full_ranks)).kernels
+    np.testing.assert_allclose(composed(kernels), product(way, kernels), atol=1e-12)
 
 
 def test_a_kernel_of_zeros_is_a_product_of_zeros():

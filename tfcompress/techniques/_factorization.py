@@ -7,8 +7,9 @@ stands for convolutions one after the other, without a bias or an activation bet
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, reduce
 from typing import ClassVar, Literal
 
 import numpy as np
@@ -246,6 +247,16 @@ class Tucker2(Factorization):
         """The share of the energy at every pair of ranks: that of a corner of the whole core."""
         core = np.einsum("hwio,ia,ob->hwab", self._kernel, *self._spaces, optimize=True)
         return _shares((core**2).sum(axis=(0, 1)).cumsum(axis=0).cumsum(axis=1))
+
+
+def composed(kernels: Sequence[np.ndarray]) -> np.ndarray:
+    """The one kernel that does what `kernels` do in turn, of which at most one slides along each axis."""
+
+    def joined(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+        sizes = (a * b for a, b in zip(first.shape[:2], second.shape[:2], strict=True))
+        return np.einsum("abir,cdro->acbdio", first, second).reshape(*sizes, first.shape[2], second.shape[3])
+
+    return reduce(joined, kernels)
 
 
 def _decomposed(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

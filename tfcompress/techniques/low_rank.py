@@ -14,6 +14,7 @@ from tfcompress.models.loading import clone
 from tfcompress.techniques._factorable import Choice, CountName, Factorable, factorables, is_candidate, why_not
 from tfcompress.techniques._factored_layers import factored
 from tfcompress.techniques._factorization import Factorization, Ranks
+from tfcompress.techniques._rank_sensitivity import greedy, measured_steps
 from tfcompress.techniques._responses import responses
 from tfcompress.techniques._selection import smallest_share
 from tfcompress.techniques._target import OneFigure, Remainder
@@ -82,6 +83,9 @@ class LowRank(Technique):
     target: Target | None = None
     """In place of `energy`: as much energy in all layers as brings one figure of the model down to a share of it,
     e.g. `{macs: 0.5}`."""
+    allocation: Literal["energy", "sensitivity"] = "energy"
+    """How a target is met: by one `energy` for all layers (the default), or by the `sensitivity` of each: the ranks
+    that change the model's outputs least for what they gain, measured on the calibration samples layer by layer."""
     per_layer: dict[str, Rank] = Field(default={})
     """Ranks of their own for layers by pattern of their names, e.g. `{fc1: 16}`."""
     layers: list[str] | None = None
@@ -99,6 +103,11 @@ class LowRank(Technique):
         given = [name for name in ("energy", "rank", "rank_share", "target") if getattr(self, name) is not None]
         if len(given) > 1:
             raise ValueError(f"{' and '.join(given)} exclude one another. Remedy: give one of them")
+        if self.allocation == "sensitivity" and (self.target is None or self.data_aware):
+            raise ValueError(
+                "allocation: sensitivity meets a target with ranks of the kernels. "
+                "Remedy: give a target, without data_aware"
+            )
         if self.data_aware and self.method not in ("auto", "svd"):
             raise ValueError(
                 f"data_aware finds a space of a layer's outputs, and {self.method} has others. Remedy: method: svd"
@@ -144,7 +153,7 @@ class LowRank(Technique):
         layers = factorables(state.model, names, self._method, answers)
 
         def find() -> dict[str, Any]:
-            found = self._found(state.model, layers)
+            found = self._found(state.model, layers, plan)
             if problems := [*self._rank_problems(layers, found)]:
                 raise RecipeError("\n".join(problems))
             return {name: [choice.method, *choice.ranks] for name, choice in found.items()}
@@ -209,13 +218,25 @@ class LowRank(Technique):
             return Verdict(layer.name, YES)
         return Verdict(layer.name, NO, reason, "leave it whole, or build it of Dense and Conv2D layers")
 
-    def _found(self, model: Any, layers: Sequence[Factorable]) -> dict[str, Choice]:
+    def _found(self, model: Any, layers: Sequence[Factorable], plan: StepPlan | None = None) -> _Chosen:
+        """How each layer is factored that becomes smaller; before there is a plan, by energies alone."""
         if self.target is None:
             return self._choices(layers, self.energy or _DEFAULT_ENERGY)
-        left = self._left(self.target, model, layers)
-        lost = smallest_share(lambda lost: left(self._choices(layers, 1 - lost)), self.target.bound, _FINEST)
+        left, bound = self._left(self.target, model, layers), self.target.bound
+        if self.allocation == "sensitivity" and plan is not None:
+            return self._by_sensitivity(model, layers, lambda chosen: left(chosen) <= bound, plan)
+        lost = smallest_share(lambda lost: left(self._choices(layers, 1 - lost)), bound, _FINEST)
         # `check` refuses what is out of reach of the smallest ranks, which no weights change.
         return self._choices(layers, 0.0 if lost is None else 1 - lost)
+
+    def _by_sensitivity(
+        self, model: Any, layers: Sequence[Factorable], met: Callable[[_Chosen], bool], plan: StepPlan
+    ) -> _Chosen:
+        free = [layer for layer in layers if self._ranks_asked(layer.name) is None]
+        own = self._choices([layer for layer in layers if layer not in free], 1.0)
+        steps = measured_steps(model, free, self.multiple_of, self._least, plan.calibration)
+        whole = {layer.name: layer.whole(self._least) for layer in free}
+        return own | greedy(whole, steps, lambda chosen: met(own | chosen))
 
     def _left(self, target: Target, model: Any, layers: Sequence[Factorable]) -> Callable[[_Chosen], float]:
         """The share of the figure of `target` that is left with layers factored as chosen."""
