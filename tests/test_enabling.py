@@ -105,6 +105,12 @@ def test_weights_are_trained_as_integers_although_their_activation_cannot_be():
     np.testing.assert_allclose(after.predict(samples, verbose=0), net.predict(samples, verbose=0), atol=1e-6)
 
 
+@pytest.mark.parametrize(("ranges", "rewritten"), [("min_max", False), ("mse", True)])
+def test_layers_are_rewritten_for_calibration_that_is_not_the_converters(model, ranges, rewritten):
+    recipe = load_recipe({"steps": [{"technique": "post_training", "ranges": ranges}]})
+    assert bool(enabled(recipe, State(model)).changes) == rewritten
+
+
 def test_a_text_model_takes_its_ids_as_integers_and_ships_without_loops(tmp_path):
     layers = kd.keras.layers
     kd.keras.utils.set_random_seed(0)

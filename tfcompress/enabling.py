@@ -29,10 +29,13 @@ def opened(state: State) -> Enabled:
 
 
 def enabled(recipe: Recipe, state: State) -> Enabled:
-    """`state` rewritten where a step of `recipe` that trains can do more with a layer after an exact rewrite."""
+    """`state` rewritten where a step of `recipe` can do more with a layer after an exact rewrite.
+
+    Not for a step that is to train, but for no epoch.
+    """
     rewriting = Rewriting(state.model)
-    training = [step for step in recipe.steps if step.trains and step.fit.epochs]
-    if not any(v.outcome == BY_REWRITE for step in training for v in rewriting.verdicts(step)):
+    steps = [step for step in recipe.steps if step.fit.epochs or not step.trains]
+    if not any(v.outcome == BY_REWRITE for step in steps for v in rewriting.verdicts(step)):
         return Enabled(state)
     done = rewriting.done
     return Enabled(state.rewritten(done.model, done.lineage), done.changes)

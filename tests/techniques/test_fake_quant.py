@@ -90,12 +90,13 @@ def test_a_quantizer_is_made_again_from_its_config():
 @pytest.mark.parametrize("samples", [np.array([[0.5, 2.0], [-3.0, 1.0]]), np.array([[1.0, 2.0]]), np.zeros((2, 2))])
 def test_an_activation_range_holds_zero_and_what_was_observed(samples):
     from tfcompress.techniques._fake_quant import ActivationQuantizer
+    from tfcompress.techniques._ranges import Extremes
 
     tf = kd.tf
-    quantizer = ActivationQuantizer()
+    quantizer, extremes = ActivationQuantizer(), Extremes()
     variables = {"min_var": tf.Variable(0.0), "max_var": tf.Variable(0.0)}
-    quantizer.observing = True
+    quantizer.observers = {variables["min_var"].ref(): extremes}
     seen = quantizer(tf.constant(samples, tf.float32), training=False, weights=variables)
     np.testing.assert_array_equal(seen, samples.astype(np.float32))
-    assert float(variables["min_var"]) == min(0, samples.min())
-    assert float(variables["max_var"]) == max(0, samples.max())
+    assert extremes.low == min(0, samples.min())
+    assert extremes.high == max(0, samples.max())

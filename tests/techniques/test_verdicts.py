@@ -86,7 +86,7 @@ def test_a_nested_model_is_out_of_reach_and_a_technique_without_layers_says_noth
 
 @pytest.mark.parametrize(
     ("technique", "value"),
-    [("pruning", 0.3), ("clustering", 4), ("quantization", 3)],
+    [("pruning", 0.3), ("clustering", 4), ("quantization", 3), ("post_training", 3)],
 )
 def test_every_layer_with_values_takes_one_of_its_own_and_no_other_does(technique, value):
     model = mixed()
@@ -104,4 +104,4 @@ def test_every_layer_with_values_takes_one_of_its_own_and_no_other_does(techniqu
 def test_only_the_chosen_layers_have_values():
     assert Pruning(exclude=["conv*"]).layers_with_values(mixed()) == ("out",)
     assert Clustering(layers=["depthwise"]).layers_with_values(mixed()) == ("depthwise",)
-    assert techniques()["post_training"]().layers_with_values(mixed()) == ()
+    assert techniques()["post_training"]().layers_with_values(mixed()) == ("conv", "depthwise", "out")

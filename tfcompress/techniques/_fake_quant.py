@@ -26,6 +26,8 @@ from tf_keras.src.saving.serialization_lib import SafeModeScope
 from tfcompress import keras_door as kd
 from tfcompress.models.loading import clone, copied_layer, custom_objects, set_weights
 from tfcompress.techniques._batch_norm import fold_where_scales_are_shared
+from tfcompress.techniques._ranges import MIN_MAX, Extremes, Histogram, RangeChoice
+from tfcompress.vocabulary.errors import ModelError
 
 ACTIVATIONS = frozenset({None, "linear", "relu", "swish", "gelu", "softmax", "sigmoid", "tanh"})
 """Activations that tfmot's `QuantizeAwareActivation` knows, and None for a layer that has none."""
@@ -131,21 +133,22 @@ def fake_quantize(weight: Any, grid: WeightGrid) -> Any:
 
 
 class ActivationQuantizer(quantizers.MovingAverageQuantizer):
-    """tfmot's moving-average 8-bit quantizer that can first observe the range of calibration data.
+    """tfmot's moving-average 8-bit quantizer that can first observe calibration data.
 
-    While `observing`, values pass unchanged and the range grows to hold them.
+    While there are `observers`, values pass unchanged, and the observer of their range is shown them.
     """
 
     def __init__(self) -> None:
         super().__init__(num_bits=8, per_axis=False, symmetric=False, narrow_range=False)
-        self.observing = False
+        self.observers: Mapping[Any, Extremes | Histogram] | None = None
+        """By the reference of a range's lower variable; None (the default) to quantize."""
 
     def __call__(self, inputs: Any, training: bool, weights: dict[str, Any], **kwargs: Any) -> Any:
-        if not self.observing:
+        if self.observers is None:
             return super().__call__(inputs, training, weights, **kwargs)
-        tf = kd.tf
-        weights["min_var"].assign(tf.minimum(weights["min_var"], tf.reduce_min(inputs)))
-        weights["max_var"].assign(tf.maximum(weights["max_var"], tf.reduce_max(inputs)))
+        observer = self.observers.get(weights["min_var"].ref())
+        if observer is not None:
+            observer.observe(inputs.numpy())
         return inputs
 
     def get_config(self) -> dict[str, Any]:
@@ -341,26 +344,54 @@ def use_calibrated_activations(model: Any) -> list[ActivationQuantizer]:
     return replaced
 
 
-def calibrate(model: Any, samples: np.ndarray, batch_size: int = 32) -> None:
-    """Start every activation range at what `samples` show, in float arithmetic.
+def calibrate(model: Any, samples: np.ndarray, choice: RangeChoice = MIN_MAX, batch_size: int = 32) -> None:
+    """Set every activation range to what is chosen by what `samples` show, in float arithmetic.
 
     Args:
         model: a quantized model whose quantizers came from `use_calibrated_activations`.
         samples: preprocessed inputs, float32 `[n, ...]`.
+        choice: how ranges are chosen. Defaults to the least and the largest values.
         batch_size: samples at a time. Defaults to 32.
+
+    Raises:
+        ModelError: an activation is not finite.
     """
-    observers = list(_activation_quantizers(model))
-    for quantizer, variables in observers:
-        quantizer.observing = True
-        for variable in variables.values():
-            variable.assign(kd.tf.zeros_like(variable))
+    extremes: dict[Any, Extremes] = {key: Extremes() for key in _ranges_of(model)}
+    _observe(model, samples, batch_size, extremes)
+    variables = _ranges_of(model)
+    endless = [
+        variables[key]["min_var"].name for key, seen in extremes.items() if not np.isfinite(seen.high - seen.low)
+    ]
+    if endless:
+        raise ModelError(
+            "Activations must be finite to be given a range. Not so on the calibration samples: "
+            f"{', '.join(name.rpartition('/')[0] for name in endless)}. Remedy: check weights and preprocessing."
+        )
+    histograms: dict[Any, Histogram] = {}
+    if choice.needs_histogram:
+        histograms = {key: Histogram(seen.low, seen.high) for key, seen in extremes.items() if seen.low < seen.high}
+        _observe(model, samples, batch_size, histograms)
+    for key, seen in extremes.items():
+        # A tensor that is always zero still needs a range to be quantized on.
+        low, high = choice.of(seen, histograms.get(key)) if seen.low < seen.high else (0.0, 1.0)
+        variables[key]["min_var"].assign(low)
+        variables[key]["max_var"].assign(high)
+
+
+def _observe(model: Any, samples: np.ndarray, batch_size: int, observers: Mapping[Any, Extremes | Histogram]) -> None:
+    """Show `observers` the activations of `samples`."""
+    quantizers = [quantizer for quantizer, _ in _activation_quantizers(model)]
+    for quantizer in quantizers:
+        quantizer.observers = observers
     for start in range(0, len(samples), batch_size):
         model(samples[start : start + batch_size], training=False)
-    for quantizer, variables in observers:
-        quantizer.observing = False
-        if float(variables["min_var"]) == float(variables["max_var"]):
-            # A tensor that is always zero still needs a range to be quantized on.
-            variables["max_var"].assign(1.0)
+    for quantizer in quantizers:
+        quantizer.observers = None
+
+
+def _ranges_of(model: Any) -> dict[Any, dict[str, Any]]:
+    """The variables of every activation range, by the reference of the lower one."""
+    return {variables["min_var"].ref(): variables for _, variables in _activation_quantizers(model)}
 
 
 def _activation_quantizers(model: Any) -> Iterator[tuple[ActivationQuantizer, dict[str, Any]]]:

@@ -2,10 +2,43 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import ClassVar, Literal
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any, ClassVar, Literal
 
-from tfcompress.techniques.base import StepPlan, Technique
+from pydantic import Field, model_validator
+
+from tfcompress.models.loading import clone
+from tfcompress.models.rewrites import CALIBRATING, rewrite
+from tfcompress.techniques._integer_form import (
+    Bits,
+    Storage,
+    bits_out_of_reach,
+    channel_axes,
+    container_bits,
+    integer_form,
+    listed,
+    quantizable_weights,
+    settled,
+    unsupported,
+    verdict_on,
+)
+from tfcompress.techniques._ranges import (
+    DEFAULT_PERCENTILE,
+    Percentile,
+    RangeChoice,
+    RangeMethod,
+    percentile_problems,
+)
+from tfcompress.techniques._weight_ranges import WeightRanges, clipped_by_squared_error
+from tfcompress.techniques.base import (
+    BY_CALIBRATION,
+    StepPlan,
+    Technique,
+    Verdict,
+    select_layers,
+    value_for,
+)
 from tfcompress.vocabulary.errors import RecipeError
 from tfcompress.vocabulary.state import NumberFormat, State
 
@@ -14,16 +47,32 @@ _WOULD_UNSHARE = (
     "Remedy: use the technique quantization, with fit.epochs 0 when no training is wanted"
 )
 
+_CALIBRATING = (
+    "ranges",
+    "weight_bits",
+    "per_layer",
+    "weight_granularity",
+    "weight_ranges",
+    "bias_correction",
+)
+"""The values that the converter's own calibration does not know."""
+
 
 class PostTraining(Technique):
-    """Convert the trained model as it is.
+    """Convert the trained model as it is, its ranges and rounding chosen from calibration samples.
 
     `int8`: 8-bit weights and activations; `int16x8`: 8-bit weights and 16-bit activations; both full integer.
     `dynamic_range`: 8-bit weights, float activations; `float16`: half-precision weights; neither is integer.
 
+    With no more than that, ranges are the converter's own, from least to largest value. Any other choice of ranges,
+    widths or rounding is for `int8`, and is made here: BatchNormalization is folded, weights are put on their grids,
+    activations are given the chosen ranges, and the converter keeps both. A Dense or transposed convolution then has
+    one scale for all its weights. A layer that tfmot cannot wrap (an LSTM, attention, an Embedding) is left to the
+    converter, 8 bits from least to largest value; `tfcompress check` names them.
+
     Example:
-        >>> PostTraining().number_format
-        'int8'
+        >>> PostTraining().number_format, PostTraining().calibrates, PostTraining(ranges="mse").calibrates
+        ('int8', False, True)
     """
 
     stage: ClassVar[str] = "quantized"
@@ -32,6 +81,69 @@ class PostTraining(Technique):
     technique: Literal["post_training"] = "post_training"
     number_format: NumberFormat = "int8"
     """The arithmetic of the file. Defaults to int8."""
+    ranges: RangeMethod = "min_max"
+    """How the ranges of activations are chosen: ``min_max``, ``percentile``, ``moving_average`` (of batches' least and
+    largest values), ``mse`` (the least squared error) or ``entropy`` (Kullback-Leibler). Defaults to min_max."""
+    percentile: Percentile = DEFAULT_PERCENTILE
+    """Of an activation's values at either end, for ``ranges: percentile``. Defaults to 99.99."""
+    weight_bits: Bits = 8
+    """Bits of the grid of every weight, 2...8: 2**bits - 1 levels around zero. Defaults to 8."""
+    per_layer: dict[str, Bits] = Field(default={})
+    """Other widths for layers by pattern."""
+    weight_granularity: Literal["channel", "tensor"] = "channel"
+    """Whether every output channel of a convolution has a scale of its own. Defaults to channel."""
+    weight_ranges: WeightRanges = "min_max"
+    """The largest magnitude of a weight's grid: ``min_max`` holds all values, ``mse`` clips some where that makes the
+    squared error less. Defaults to min_max."""
+    low_bit_storage: Storage = "speed"
+    """Where up to 4 bits are stored: `size` in INT4 tensors, half the bytes; `speed` in INT4 only for Dense,
+    whose kernels run it. Defaults to speed."""
+
+    bias_correction: Literal["none", "empirical", "analytic"] = "none"
+    """Whether biases take back what the rounding of weights shifts a channel's mean by (Nagel et al. 2019):
+    ``empirical``, by the means of the model as far as it is corrected; ``analytic``, by the rounding error's response
+    to the float model's mean inputs. Defaults to none."""
+
+    @model_validator(mode="after")
+    def _values_agree(self) -> PostTraining:
+        problems = percentile_problems(self.ranges, self.percentile)
+        if self.calibrates and self.number_format != "int8":
+            chosen = ", ".join(f"{name}={value}" for name, value in self._chosen.items())
+            problems.append(
+                f"{', '.join(self._chosen)} can be chosen for number_format int8 alone. Received: "
+                f"number_format={self.number_format} with {chosen}. Remedy: remove one or the other"
+            )
+        if problems:
+            raise ValueError("\n".join(problems))
+        return self
+
+    @property
+    def calibrates(self) -> bool:
+        """Whether ranges, widths or rounding are chosen here, and not by the converter."""
+        return bool(self._chosen)
+
+    @property
+    def _chosen(self) -> dict[str, Any]:
+        """What is not as the converter has it."""
+        fields = type(self).model_fields
+        values = {name: getattr(self, name) for name in _CALIBRATING}
+        return {name: value for name, value in values.items() if value != fields[name].default}
+
+    def verdicts(self, model: Any) -> tuple[Verdict, ...]:
+        """Which layers are calibrated here, and which by the converter; nothing where it does all."""
+        if not self.calibrates:
+            return ()
+        found = (verdict_on(model, layer) for layer in model.layers)
+        return tuple(
+            replace(v, reason=f"its ranges are the converter's, min to max, of 8 bits: {v.reason}")
+            if v.outcome == BY_CALIBRATION
+            else v
+            for v in found
+        )
+
+    def layers_with_values(self, model: Any) -> tuple[str, ...]:
+        """The layers whose weights can be put on a grid here."""
+        return tuple(quantizable_weights(model))
 
     def problems_after(self, earlier: Sequence[Technique]) -> list[str]:
         """Shared values do not survive a converter that gives every channel a range of its own."""
@@ -40,13 +152,74 @@ class PostTraining(Technique):
         return [_WOULD_UNSHARE.format(name=self.name)]
 
     def check(self, state: State) -> None:
-        """Refuse to undo the shared values of an earlier run."""
+        """Refuse to undo the shared values of an earlier run, and what the model's layers cannot be given."""
+        problems = []
         if self.number_format != "float16" and any(promise.kind == "distinct" for promise in state.promises):
-            raise RecipeError(_WOULD_UNSHARE.format(name=self.name))
+            problems.append(_WOULD_UNSHARE.format(name=self.name))
+        if self.calibrates:
+            problems += self._out_of_reach(state.model)
+        if problems:
+            raise RecipeError("\n".join(problems))
+
+    def _out_of_reach(self, model: Any) -> list[str]:
+        weights = quantizable_weights(model)
+        if not weights:
+            return [
+                f"{self.name}: {', '.join(self._chosen)} needs a layer whose weights can be put on a grid, and this "
+                f"model has none:\n  {listed(model, unsupported(model))}\n"
+                "Remedy: leave them out; the converter calibrates all layers."
+            ]
+        if found := bits_out_of_reach(model, self.per_layer):
+            return [f"{self.name}: it cannot take {len(found)} layer(s) as the recipe wants:\n  {listed(model, found)}"]
+        for pattern in self.per_layer:
+            select_layers(list(weights), [pattern], where=f"{self.name}.per_layer")
+        return []
 
     def prepare(self, state: State, plan: StepPlan) -> State:
-        """Choose the number format."""
-        del plan
+        """The number format; and where it `calibrates`, the model as its integer file computes, all ranges chosen."""
         if state.quantization is not None:
             raise RecipeError(f"{self.name}: the model is already quantized by training. Remedy: remove this step.")
-        return state.evolve(number_format=self.number_format)
+        if not self.calibrates:
+            return state.evolve(number_format=self.number_format)
+        done = rewrite(state.model, CALIBRATING)
+        state = state.rewritten(done.model, done.lineage)
+        return state.evolve(model=self._calibrated(state.model, plan))
+
+    def finish(self, state: State) -> State:
+        """The state to ship, its weights exactly as the file is to hold them."""
+        return settled(state, self.name) if self.calibrates else state
+
+    def _calibrated(self, model: Any, plan: StepPlan) -> Any:
+        """The integer form of `model`, whose BatchNormalization is folded."""
+        from tfcompress.techniques import _fake_quant
+        from tfcompress.techniques._bias_correction import correct_biases
+
+        weights = quantizable_weights(model)
+        grids = {layer: self._grid(model.get_layer(layer)) for layer in weights}
+        within = self._in_range(model, weights, grids) if self.weight_ranges == "mse" else model
+        quantized = integer_form(within, grids)
+        choice = RangeChoice(self.ranges, self.percentile)
+        _fake_quant.calibrate(quantized, plan.calibration, choice)
+        if self.bias_correction != "none":
+            correct_biases(quantized, model, plan.calibration, self.bias_correction)
+            # Of activations that are no longer shifted.
+            _fake_quant.calibrate(quantized, plan.calibration, choice)
+        return quantized
+
+    def _grid(self, layer: Any) -> Any:
+        from tfcompress.techniques import _fake_quant
+
+        bits = value_for(layer.name, self.weight_bits, self.per_layer)
+        return _fake_quant.WeightGrid(
+            bits=bits,
+            container_bits=container_bits(layer, bits, self.low_bit_storage),
+            channel_axes=channel_axes(layer) if self.weight_granularity == "channel" else 0,
+        )
+
+    def _in_range(self, model: Any, weights: Mapping[str, str], grids: Mapping[str, Any]) -> Any:
+        """A copy of `model` with every weight in the range of its grid."""
+        copy = clone(model)
+        for name, attribute in weights.items():
+            weight, grid = getattr(copy.get_layer(name), attribute), grids[name]
+            weight.assign(clipped_by_squared_error(weight.numpy(), grid.bits, grid.channel_axes))
+        return copy

@@ -2,39 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import replace
-from typing import Annotated, Any, ClassVar, Literal
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
 
 import numpy as np
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from tfcompress import keras_door as kd
-from tfcompress.models.graph import calls, consumers, is_masked, producers
-from tfcompress.models.recurrent import unrolled
-from tfcompress.techniques.base import (
-    BY_CALIBRATION,
-    IN_NESTED_MODEL,
-    NO,
-    NOTHING,
-    YES,
-    StepPlan,
-    Technique,
-    Verdict,
-    has_kernel,
-    select_layers,
-    value_for,
+from tfcompress.models.graph import consumers
+from tfcompress.techniques._integer_form import (
+    Bits,
+    Storage,
+    bits_out_of_reach,
+    channel_axes,
+    container_bits,
+    integer_form,
+    listed,
+    quantizable_weights,
+    settled,
+    unsupported,
+    verdict_on,
 )
+from tfcompress.techniques._ranges import DEFAULT_PERCENTILE, Percentile, RangeChoice, RangeMethod, percentile_problems
+from tfcompress.techniques.base import NO, StepPlan, Technique, Verdict, select_layers, value_for
 from tfcompress.vocabulary.errors import RecipeError
-from tfcompress.vocabulary.promises import Promise
-from tfcompress.vocabulary.state import QuantizedWeight, State
-
-Bits = Annotated[int, Field(ge=2, le=8)]
-
-INT4_BITS = 4
-"""Widths up to this one fit TFLite's INT4 tensors."""
-CONTAINER_BITS = 8
-"""Width of the integers that hold all others."""
+from tfcompress.vocabulary.state import State
 
 
 class Quantization(Technique):
@@ -61,14 +53,25 @@ class Quantization(Technique):
     """Bits of the grid of every weight trained as integers, 2...8: 2**bits - 1 levels around zero. Defaults to 8."""
     per_layer: dict[str, Bits] = Field(default={})
     """Other widths for layers by pattern."""
-    low_bit_storage: Literal["speed", "size"] = "speed"
+    ranges: RangeMethod = "min_max"
+    """How the ranges of activations are chosen that training starts from: ``min_max``, ``percentile``,
+    ``moving_average``, ``mse`` or ``entropy``. Defaults to min_max."""
+    percentile: Percentile = DEFAULT_PERCENTILE
+    """Of an activation's values at either end, for ``ranges: percentile``. Defaults to 99.99."""
+    low_bit_storage: Storage = "speed"
     """Where up to 4 bits are stored: `size` in INT4 tensors, half the bytes; `speed` in INT4 only for Dense,
     whose kernels run it, and in int8 for convolutions, whose INT4 kernels are about five times slower. Transposed
     convolutions have none and stay in int8."""
 
+    @model_validator(mode="after")
+    def _values_agree(self) -> Quantization:
+        if problems := percentile_problems(self.ranges, self.percentile):
+            raise ValueError("\n".join(problems))
+        return self
+
     def verdicts(self, model: Any) -> tuple[Verdict, ...]:
         """Which layers are trained as integers, and which are left to calibration."""
-        return tuple(_verdict(model, layer) for layer in model.layers)
+        return tuple(verdict_on(model, layer) for layer in model.layers)
 
     def layers_with_values(self, model: Any) -> tuple[str, ...]:
         """The layers whose weights are trained as integers."""
@@ -81,18 +84,18 @@ class Quantization(Technique):
         if not weights:
             raise RecipeError(
                 f"{self.name}: quantization-aware training needs a layer whose weights it can train as integers, and "
-                f"this model has none:\n  {_listed(state.model, left.values())}\n"
+                f"this model has none:\n  {listed(state.model, left.values())}\n"
                 "Remedy: use the technique post_training, which calibrates them all."
             )
         found = [
-            *self._bits_out_of_reach(state.model, left),
+            *bits_out_of_reach(state.model, self.per_layer),
             *self._unshared(state),
             *self._unshared_by_calibration(state, left),
         ]
         if found:
             raise RecipeError(
                 f"{self.name}: quantization-aware training cannot take {len(found)} layer(s) of this model as "
-                f"the recipe wants them:\n  {_listed(state.model, found)}"
+                f"the recipe wants them:\n  {listed(state.model, found)}"
             )
         for pattern in self.per_layer:
             select_layers(list(weights), [pattern], where=f"{self.name}.per_layer")
@@ -100,31 +103,16 @@ class Quantization(Technique):
     def prepare(self, state: State, plan: StepPlan) -> State:
         """A tfmot-quantized copy of the model, its activation ranges started from calibration data."""
         from tfcompress.techniques import _fake_quant
-        from tfcompress.techniques._rounded_activations import round_inner_activations
 
         weights = quantizable_weights(state.model)
         grids = {layer: self._grid(state, layer, attribute) for layer, attribute in weights.items()}
-        trained = {verdict.layer for verdict in self.verdicts(state.model) if verdict.outcome == YES}
-        # The converter needs loops unrolled, and a quantized model can no longer be rewritten.
-        model = _fake_quant.quantized(unrolled(state.model), trained, grids)
-        _fake_quant.use_calibrated_activations(model)
-        round_inner_activations(model)
-        _fake_quant.calibrate(model, plan.calibration)
+        model = integer_form(state.model, grids)
+        _fake_quant.calibrate(model, plan.calibration, RangeChoice(self.ranges, self.percentile))
         return state.evolve(model=model)
 
     def finish(self, state: State) -> State:
         """The trained model, still emulating integers, its weights exactly as the file is to hold them."""
-        from tfcompress.techniques import _fake_quant
-
-        quantized, promises = {}, []
-        for wrapper, weight, quantizer in _fake_quant.weight_quantizers(state.model):
-            grid = quantizer.grid
-            _fake_quant.settle(weight, quantizer)
-            name = state.lineage.origin(f"{wrapper.layer.name}/{_fake_quant.attribute_of(weight)}")
-            quantized[name] = QuantizedWeight(grid.bits, grid.container_bits, grid.channel_axes)
-            if grid.bits < CONTAINER_BITS:
-                promises.append(Promise(name, "levels", 2**grid.bits - 1, "channel", made_by=self.name))
-        return state.evolve(quantization=quantized, number_format="int8", promises=(*state.promises, *promises))
+        return settled(state, self.name)
 
     def _grid(self, state: State, layer: str, attribute: str) -> Any:
         from tfcompress.techniques import _fake_quant
@@ -133,36 +121,16 @@ class Quantization(Technique):
         values = getattr(keras_layer, attribute).numpy()
         name = state.lineage.origin(f"{layer}/{attribute}")
         bits = value_for(layer, self.weight_bits, self.per_layer)
-        as_int4 = bits <= INT4_BITS and self._may_be_int4(keras_layer)
         distinct = state.promises_of(name, "distinct")
         keeps_zeros = state.promises_of(name, "zeros", "group_zeros")
         return _fake_quant.WeightGrid(
             bits=bits,
-            container_bits=INT4_BITS if as_int4 else CONTAINER_BITS,
+            container_bits=container_bits(keras_layer, bits, self.low_bit_storage),
             channel_axes=channel_axes(keras_layer),
             shared_range=any(p.scope == "tensor" for p in distinct),
             zero_mask=(values != 0) if keeps_zeros else None,
             cluster_index=_cluster_index(values, distinct[0].scope) if distinct else None,
         )
-
-    def _may_be_int4(self, layer: Any) -> bool:
-        layers = kd.keras.layers
-        # TFLite's transposed convolution takes no INT4 weights.
-        return isinstance(layer, layers.Dense) or (
-            self.low_bit_storage == "size" and not isinstance(layer, layers.Conv2DTranspose)
-        )
-
-    def _bits_out_of_reach(self, model: Any, left: Mapping[str, Verdict]) -> list[Verdict]:
-        """The layers left to calibration that `per_layer` wants to give bits to."""
-        return [
-            replace(
-                verdict,
-                reason=f"per_layer gives it bits, but it is quantized by calibration, to 8: {verdict.reason}",
-                remedy=f"a pattern that leaves it out, or {verdict.remedy}",
-            )
-            for name, verdict in left.items()
-            if value_for(name, None, self.per_layer) is not None and has_kernel(model.get_layer(name))
-        ]
 
     def _unshared(self, state: State) -> list[Verdict]:
         """The layers whose promised shared values a BatchNormalization behind them would undo."""
@@ -213,83 +181,3 @@ def _cluster_index(values: np.ndarray, scope: str) -> np.ndarray:
         index[..., channel] = local.reshape(values.shape[:-1]) + offset
         offset += len(levels)
     return index
-
-
-def channel_axes(layer: Any) -> int:
-    """How many of the last axes of the layer's weight number channels that have a scale each in a .tflite file.
-
-    Dense and transposed convolutions have none: their converted form takes one scale from training.
-    """
-    layers = kd.keras.layers
-    if isinstance(layer, layers.DepthwiseConv2D):
-        return 2
-    if isinstance(layer, layers.Conv2D) and not isinstance(layer, layers.Conv2DTranspose):
-        return 1
-    return 0
-
-
-def quantizable_weights(model: Any) -> dict[str, str]:
-    """The layers whose weights are trained as integers, and the attribute that holds each weight."""
-    from tfcompress.techniques import _fake_quant
-
-    registry = _fake_quant.Registry({})
-    trained = [layer for layer in model.layers if _verdict(model, layer).outcome == YES]
-    found = {layer.name: _fake_quant.weight_attribute(registry, layer) for layer in trained}
-    return {name: attribute for name, attribute in found.items() if attribute}
-
-
-def unsupported(model: Any) -> list[Verdict]:
-    """The layers that cannot be trained as integers and are left to calibration."""
-    return [v for v in (_verdict(model, layer) for layer in model.layers) if v.outcome == BY_CALIBRATION]
-
-
-def _verdict(model: Any, layer: Any) -> Verdict:
-    if isinstance(layer, kd.keras.layers.InputLayer):
-        return Verdict(layer.name, NOTHING)
-    left = _left_to_calibration(model, layer)
-    return Verdict(layer.name, BY_CALIBRATION, *left) if left else Verdict(layer.name, YES)
-
-
-def _left_to_calibration(model: Any, layer: Any) -> tuple[str, str] | None:
-    """Why `layer` cannot be trained as integers, and what would change that; None when it can."""
-    from tfcompress.techniques import _fake_quant
-
-    layers = kd.keras.layers
-    activation = getattr(getattr(layer, "activation", None), "__name__", None)
-    if calls(model, layer) > 1:
-        return "it is called more than once", "give each call a layer of its own"
-    if is_masked(model, layer):
-        return "a mask reaches it, which tfmot's wrapper does not take", "do without mask_zero and Masking"
-    if isinstance(layer, layers.BatchNormalization):
-        reason = "BatchNormalization is trained as integers only right behind a linear convolution or Dense, itself so"
-        return None if _folds(model, layer) else (reason, "put it there")
-    if isinstance(layer, (layers.SeparableConv1D, layers.SeparableConv2D)):
-        same = "write it as a DepthwiseConv2D and a 1x1 Conv2D, which is the same network"
-        return "it has two kernels, and tfmot's wrapper takes one", same
-    if isinstance(layer, kd.keras.Model):
-        return IN_NESTED_MODEL
-    if not _fake_quant.Registry({}).supports(layer):
-        return "this type of layer has no integer form in training", "replace it by layers that have"
-    if activation not in _fake_quant.ACTIVATIONS:
-        known = ", ".join(sorted(a for a in _fake_quant.ACTIVATIONS if a))
-        return f"the activation {activation} has no integer form in training", f"choose one that has: {known}"
-    return None
-
-
-def _folds(model: Any, batch_norm: Any) -> bool:
-    layers = kd.keras.layers
-    linear = (layers.Conv2D, layers.DepthwiseConv2D, layers.Dense)
-    sources = producers(model, batch_norm)
-    return (
-        len(sources) == 1
-        and isinstance(sources[0], linear)
-        and sources[0].activation.__name__ == "linear"
-        and len(consumers(model, sources[0])) == 1
-        and _left_to_calibration(model, sources[0]) is None
-    )
-
-
-def _listed(model: Any, verdicts: Iterable[Verdict]) -> str:
-    return "\n  ".join(
-        f"{v.layer} ({type(model.get_layer(v.layer)).__name__}): {v.reason}. Remedy: {v.remedy}" for v in verdicts
-    )
