@@ -1,13 +1,16 @@
 """Schedules: plain functions from a training step to a value.
 
 A schedule here is ``step -> value`` with ``step`` an integer tensor, NumPy array or number, and a value of the
-same kind; it uses arithmetic operators only, so it runs inside a TensorFlow graph and in NumPy alike.
+same kind; unless it says otherwise it uses arithmetic operators only, so it runs inside a TensorFlow graph and in NumPy
+alike.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any
+
+import numpy as np
 
 Schedule = Callable[[Any], Any]
 
@@ -48,6 +51,29 @@ def polynomial(initial: float, final: float, begin: int, end: int, power: float 
     def schedule(step: Any) -> Any:
         left = _positive_part(1.0 - _positive_part((step - begin) / (end - begin)))
         return final + (initial - final) * left**power
+
+    return schedule
+
+
+def half_cosine(initial: float, begin: int, end: int) -> Schedule:
+    """From `initial` at step `begin` to 0 at `end`, along half a cosine.
+
+    ``f(t) = initial / 2 * (1 + cos(pi * (t - begin) / (end - begin)))``, clipped to the ends: Evci et al., "Rigging the
+    Lottery" (2020), section 3. Of numbers and NumPy arrays alone.
+
+    Args:
+        initial: value at and before `begin`.
+        begin: first step.
+        end: last step; where it does not lie behind `begin`, the value is 0.
+
+    Example:
+        >>> half_cosine(0.3, begin=0, end=100)(50)
+        0.15
+    """
+
+    def schedule(step: Any) -> Any:
+        done = np.clip((step - begin) / (end - begin), 0, 1) if end > begin else 1.0
+        return initial / 2 * (1 + np.cos(np.pi * done))
 
     return schedule
 

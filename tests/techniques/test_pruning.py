@@ -9,6 +9,7 @@ from pydantic import ValidationError
 from tfcompress import keras_door as kd
 from tfcompress.models.loading import fingerprint
 from tfcompress.schedules import polynomial
+from tfcompress.techniques._masks import fewest_zeros
 from tfcompress.techniques.pruning import Pruning
 from tfcompress.vocabulary.errors import PromiseError, RecipeError
 from tfcompress.vocabulary.promises import Promise
@@ -53,8 +54,6 @@ def test_masks_zero_the_smallest_and_no_more_than_asked(weights, sparsity):
     st.floats(0, 0.9999, allow_subnormal=False) | st.integers(0, 9999).map(lambda x: x / 10_000),
 )
 def test_the_count_of_zeros_is_exact_at_every_size(count, sparsity):
-    from tfcompress.techniques._magnitude import fewest_zeros
-
     zeros = int(fewest_zeros(np.float64(sparsity), count))
     assert zeros / count >= sparsity
     assert zeros == 0 or (zeros - 1) / count < sparsity

@@ -14,6 +14,7 @@ from tfcompress.pipeline import compress
 from tfcompress.techniques.pruning import Pruning
 from tfcompress.tuning import sensitivity as module
 from tfcompress.tuning.cell_run import CellRun
+from tfcompress.tuning.cells import alone
 from tfcompress.tuning.local import LocalExecutor
 from tfcompress.tuning.search import search
 from tfcompress.tuning.sensitivity import read_table, sensitivity
@@ -253,3 +254,10 @@ def test_a_search_begins_with_what_the_analysis_foresees(found, net, data, tmp_p
 
 def test_it_is_at_hand_in_the_package():
     assert tfcompress.sensitivity is sensitivity
+
+
+def test_a_cell_of_sparsity_needs_no_training_whatever_the_step_goes_by():
+    step = Pruning(importance="movement", distribution="global", regrow="momentum", final_sparsity=0.9)
+    cell = Pruning.model_validate(alone("sparsity", step, "hidden", 0.5).model_dump())
+    assert (cell.importance, cell.distribution, cell.regrow, cell.fit.epochs) == ("magnitude", "uniform", "none", 0)
+    assert (cell.layers, cell.final_sparsity) == (["hidden"], 0.5)

@@ -7,7 +7,7 @@ the importance of a channel is the mean over the layers in its group: of a typic
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -15,13 +15,14 @@ import numpy as np
 from tfcompress import keras_door as kd
 from tfcompress.models.channels import ChannelGroup, Member
 from tfcompress.models.rewrites._graph import Graph
+from tfcompress.techniques._loss_gradients import batches, gradients_of, loss_of
 from tfcompress.techniques.base import StepPlan
 from tfcompress.vocabulary.errors import RecipeError
 
 Importance = Literal["l1", "l2", "bn_scale", "activation", "taylor", "fisher", "random"]
+_INSTEAD = "another importance, such as activation"
 Votes = Iterable[tuple[Member, np.ndarray]]
 """Members of one group, each with a number for every place of its axis."""
-_BATCH = 32
 
 
 def importances(
@@ -111,7 +112,7 @@ def _bn_scale(model: Any, groups: Sequence[ChannelGroup], _: StepPlan, where: st
 def _activation(model: Any, groups: Sequence[ChannelGroup], plan: StepPlan, _: str) -> Mapping[str, Votes]:
     taken = _Taken(model, groups)
     sums = [0.0] * len(taken.tensors)
-    for inputs, _targets in _batches(plan):
+    for inputs, _targets in batches(plan):
         for index, values in enumerate(taken.values(inputs)[1]):
             # Summed over samples and pixels, for the last batch may be smaller.
             sums[index] = sums[index] + np.abs(values.numpy()).reshape(-1, values.shape[-1]).sum(axis=0)
@@ -119,33 +120,33 @@ def _activation(model: Any, groups: Sequence[ChannelGroup], plan: StepPlan, _: s
 
 
 def _taylor(model: Any, groups: Sequence[ChannelGroup], plan: StepPlan, where: str) -> Mapping[str, Votes]:
-    tf, loss = kd.tf, _loss(plan, where, "taylor")
+    tf, loss = kd.tf, loss_of(plan, where, "importance taylor", _INSTEAD)
     members = {group.name: _kernels(group) for group in groups}
     weights = {m.place: getattr(model.get_layer(m.layer), m.weight) for own in members.values() for m in own}
     sums: dict[Any, Any] = dict.fromkeys(weights, 0.0)
-    for inputs, targets in _batches(plan):
+    for inputs, targets in batches(plan):
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(list(weights.values()))
             # Outside training: behind a BatchNormalization that rescales by the batch, all these sums would be zero.
             value = tf.reduce_mean(loss(targets, model(inputs, training=False)))
-        gradients = _gradients(tape, value, list(weights.values()))
+        gradients = gradients_of(tape, value, list(weights.values()))
         for (place, weight), gradient in zip(weights.items(), gradients, strict=True):
             sums[place] = sums[place] + _by_place(gradient * weight.numpy(), place[2]).sum(axis=1) ** 2
     return {name: [(member, sums[member.place]) for member in own] for name, own in members.items()}
 
 
 def _fisher(model: Any, groups: Sequence[ChannelGroup], plan: StepPlan, where: str) -> Mapping[str, Votes]:
-    tf, loss = kd.tf, _loss(plan, where, "fisher")
+    tf, loss = kd.tf, loss_of(plan, where, "importance fisher", _INSTEAD)
     taken = _Taken(model, groups)
     sums = [0.0] * len(taken.tensors)
-    for inputs, targets in _batches(plan):
+    for inputs, targets in batches(plan):
         with tf.GradientTape() as tape:
             if inputs.dtype.is_floating:
                 tape.watch(inputs)
             outputs, values = taken.values(inputs)
             # Outside training samples do not touch one another: these are the gradients of each sample's own loss.
             value = tf.reduce_mean(loss(targets, outputs)) * len(inputs)
-        for index, gradient in enumerate(_gradients(tape, value, values)):
+        for index, gradient in enumerate(gradients_of(tape, value, values)):
             product = gradient * values[index].numpy()
             by_sample = product.reshape(len(product), -1, product.shape[-1]).sum(axis=1)
             sums[index] = sums[index] + (by_sample**2).sum(axis=0) / 2
@@ -211,26 +212,3 @@ def _by_place(weights: np.ndarray, axis: int) -> np.ndarray:
     """`[size of axis, rest]`, float64."""
     moved = np.moveaxis(weights.astype(np.float64), axis, 0)
     return moved.reshape(len(moved), -1)
-
-
-def _gradients(tape: Any, value: Any, sources: Sequence[Any]) -> list[np.ndarray]:
-    """Of `value` by each of `sources`; zero where it does not depend on one."""
-    found = tape.gradient(value, sources, unconnected_gradients=kd.tf.UnconnectedGradients.ZERO)
-    # Those of a table come by the rows that were looked up.
-    return [kd.tf.convert_to_tensor(gradient).numpy() for gradient in found]
-
-
-def _batches(plan: StepPlan) -> Iterator[tuple[Any, Any]]:
-    """Calibration samples and their targets, where there are any, by the batch."""
-    for start in range(0, len(plan.calibration), _BATCH):
-        part = slice(start, start + _BATCH)
-        yield kd.tf.constant(plan.calibration[part]), None if plan.targets is None else plan.targets[part]
-
-
-def _loss(plan: StepPlan, where: str, method: str) -> Callable[..., Any]:
-    if plan.targets is None or plan.loss is None:
-        raise RecipeError(
-            f"{where}: importance {method} needs labelled data, for it is of the loss. Received data without labels. "
-            "Remedy: another importance, such as activation, or labels."
-        )
-    return plan.loss

@@ -2,7 +2,8 @@
 
 tfmot rounds the number of weights it keeps and keeps ties, so that less than the asked share may be zero, and
 updates at multiples of a frequency, so that a schedule may never reach its end. Here the share asked for is the
-share reached, and the last update is at the schedule's end.
+share reached, and the last update is at the schedule's end. Masks by the magnitudes of one layer are made within the
+training step, as tfmot's; a wrapper without a schedule has them made between the steps (`_mask_updates`).
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from tensorflow_model_optimization.python.core.sparsity.keras.pruning_schedule i
 
 from tfcompress import keras_door as kd
 from tfcompress.schedules import Schedule
+from tfcompress.techniques._masks import fewest_zeros
 
 
 class StepSchedule(PruningSchedule):
@@ -80,32 +82,36 @@ class ExactPruning(pruning_impl.Pruning):
         return tf.transpose(moved, [order.index(a) for a in range(weights.shape.rank)])
 
 
-def fewest_zeros(sparsity: np.ndarray, count: int) -> np.ndarray:
-    """The smallest numbers of zeros of which ``zeros / count >= sparsity`` holds in float64.
+class GivenMasks(pruning_impl.Pruning):
+    """Masks that are made outside the training step, and applied in it."""
 
-    Not in a TensorFlow graph, which multiplies by a rounded ``1 / count`` instead of dividing.
-
-    Args:
-        sparsity: float64 in 0...1.
-        count: at least 1.
-
-    Returns:
-        int32, in the shape of `sparsity`.
-    """
-    zeros = np.ceil(np.multiply(sparsity, count))
-    # The product is rounded, so its ceiling may be one too many (0.07 * 100) or one too few.
-    zeros += zeros / count < sparsity
-    zeros -= (zeros - 1.0) / count >= sparsity
-    return zeros.astype(np.int32)
+    def conditional_mask_update(self) -> Any:
+        """No mask is made here."""
+        return kd.tf.no_op()
 
 
 class PruneExactly(pruning_wrapper.PruneLowMagnitude):
-    """tfmot's `PruneLowMagnitude` with `ExactPruning`; the same arguments."""
+    """tfmot's `PruneLowMagnitude` of one weight with `ExactPruning`; its arguments, and two more.
+
+    Args:
+        layer: to be pruned.
+        pruning_schedule: when masks are made in the training step; None where they are made by `renew` alone.
+        gathers_movement: whether `movement` is gathered as the layer trains.
+        **arguments: tfmot's.
+    """
+
+    def __init__(
+        self, layer: Any, *, pruning_schedule: Any = None, gathers_movement: bool = False, **arguments: Any
+    ) -> None:
+        # tfmot's wrapper needs some schedule.
+        super().__init__(layer, **arguments, **({"pruning_schedule": pruning_schedule} if pruning_schedule else {}))
+        self.movement = None
+        self._masks_are_given, self._gathers_movement = pruning_schedule is None, gathers_movement
 
     def build(self, input_shape: Any) -> None:
         """Create masks, thresholds and the step counter beside the layer's own weights."""
         super().build(input_shape)
-        self.pruning_obj = ExactPruning(
+        self.pruning_obj = (GivenMasks if self._masks_are_given else ExactPruning)(
             training_step_fn=lambda: self.pruning_step,
             pruning_vars=self.pruning_vars,
             pruning_schedule=self.pruning_schedule,
@@ -113,11 +119,65 @@ class PruneExactly(pruning_wrapper.PruneLowMagnitude):
             block_pooling_type=self.block_pooling_type,
             sparsity_m_by_n=self.sparsity_m_by_n,
         )
+        if self._gathers_movement:
+            self.movement = self.add_weight(
+                "movement",
+                shape=self.weight.shape,
+                initializer="zeros",
+                trainable=False,
+                aggregation=kd.tf.VariableAggregation.MEAN,
+            )
+
+    def call(self, inputs: Any, training: Any = None, **kwargs: Any) -> Any:
+        """The layer's own output."""
+        if self.movement is None or training is not True:
+            return super().call(inputs, training=training, **kwargs)
+        # What the layer reads stands in its dictionary; its attributes are tracked, and the variable must stay so.
+        attributes, weight = vars(self.layer), self.weight
+        name = next(name for name, value in attributes.items() if value is weight)
+        attributes[name] = self._watched(weight)
+        try:
+            return super().call(inputs, training=training, **kwargs)
+        finally:
+            attributes[name] = weight
+
+    def _watched(self, weight: Any) -> Any:
+        """The masked weight, whose gradients add to `movement` on their way to the weight."""
+        mask = kd.tf.convert_to_tensor(self.mask)
+
+        @kd.tf.custom_gradient
+        def watched(values: Any) -> tuple[Any, Any]:
+            masked = values * mask
+
+            def gathered(gradient: Any) -> Any:
+                with kd.tf.control_dependencies([self.movement.assign_sub(masked * gradient)]):
+                    # Not masked, as without this: optimizers know what weights that are zero would gain.
+                    return kd.tf.identity(gradient)
+
+            return masked, gathered
+
+        return watched(kd.tf.convert_to_tensor(weight))
+
+    @property
+    def weight(self) -> Any:
+        """The variable that is pruned."""
+        return self.pruning_vars[0][0]
+
+    @property
+    def mask(self) -> Any:
+        """The variable that says what of it stays, 1, and what does not, 0."""
+        return self.pruning_vars[0][1]
 
     def make_masks(self) -> None:
         """Make the masks of the first step now, of a layer that is not going to be trained."""
         self.pruning_step.assign(1)
         self.pruning_obj.conditional_mask_update()
+
+    def renew(self, mask: np.ndarray) -> None:
+        """Take `mask`, in the shape of the weight; what was zero by the last one begins at zero."""
+        self.apply_mask()
+        self.mask.assign(mask)
+        self.apply_mask()
 
     def apply_mask(self) -> None:
         """Set the masked weights to zero; the optimizer's last step may have moved them."""

@@ -73,6 +73,9 @@ AXES: Mapping[str, Axis] = MappingProxyType(
                 "exclude": [],
                 "schedule": "constant",
                 "n_of_m": None,
+                "importance": "magnitude",
+                "distribution": "uniform",
+                "regrow": "none",
             },
         ),
     }
