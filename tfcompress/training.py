@@ -16,6 +16,7 @@ import numpy as np
 from tfcompress import keras_door as kd
 from tfcompress.distillation.lesson import Lesson
 from tfcompress.evaluate.metric import Score, cross_entropy_of
+from tfcompress.regularization import regularized
 from tfcompress.run_folder import RunFolder
 from tfcompress.training_data import TrainingData
 from tfcompress.vocabulary.errors import RecipeError, RunFolderError, TrainingError
@@ -92,8 +93,10 @@ class Training:
         return progress.history
 
     def network(self, model: Any) -> Any:
-        """What is fitted: `model` with the step's optimizer and loss, or one of its layers that listens to teachers."""
+        """What is fitted: `model` with the step's optimizer and loss, or one of its layers with more in its loss."""
         network = model if self.lesson is None else self.lesson.network(model, self.fit.epochs, self.seed + self.index)
+        if self.fit.regularization is not None:
+            network = regularized(network, model, self.fit.regularization, where=self.name)
         optimizer = make_optimizer(self.fit, self.data.steps_per_epoch)
         network.compile(optimizer=optimizer, loss=self.objective(make_loss(self.data.task, self.data.from_logits)))
         optimizer.build(network.trainable_variables)

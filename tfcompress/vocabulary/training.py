@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field
 
 from tfcompress.vocabulary.distillation import Distillation
+from tfcompress.vocabulary.regularization import Regularization
 from tfcompress.vocabulary.schema import Schema
 
 
@@ -32,6 +33,8 @@ class Fit(Schema):
     """Off by default."""
     distillation: Distillation | None = None
     """Teachers to learn from beside the data. Off by default."""
+    regularization: Regularization | None = None
+    """A penalty that draws weights, or whole channels, towards zero. Off by default."""
 
 
 def _name_or_callable(value: Any) -> Any:
