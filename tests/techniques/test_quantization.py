@@ -14,7 +14,7 @@ from tfcompress.evaluate.prediction import io_types, predict
 from tfcompress.models.loading import fingerprint
 from tfcompress.shipping import ship
 from tfcompress.techniques.quantization import Quantization
-from tfcompress.vocabulary.errors import RecipeError
+from tfcompress.vocabulary.errors import ModelError, RecipeError
 from tfcompress.vocabulary.preprocessing import Preprocessing
 from tfcompress.vocabulary.promises import Promise
 from tfcompress.vocabulary.state import QuantizedWeight, State
@@ -272,6 +272,36 @@ def test_weights_right_before_a_relu_or_a_concatenate_are_quantized_too():
     assert difference_in_steps(shipment.content, state.model, inputs_for(model)).mean() <= 1
     # Their outputs are quantized once, behind the ReLU: it is part of their operator.
     assert "RELU" not in {op.name for op in Flatbuffer(shipment.content).operators}
+
+
+def branches():
+    """What tfmot rebuilds, Conv - BN - ReLU, and what it leaves, joined in an order that is not that of its layers."""
+    layers = kd.keras.layers
+    inputs = layers.Input((6, 6, 4))
+    x = layers.BatchNormalization()(layers.Conv2D(4, 3, padding="same", use_bias=False)(inputs))
+    x = layers.Concatenate(name="concat")([layers.ReLU()(x), layers.MaxPooling2D(3, strides=1, padding="same")(inputs)])
+    model = kd.keras.Model(inputs, layers.Dense(3, name="out")(layers.GlobalAveragePooling2D()(x)), name="net")
+    rng = np.random.default_rng(0)
+    model.set_weights([rng.uniform(0.2, 1.5, w.shape) for w in model.get_weights()])
+    return model
+
+
+def test_a_concatenate_keeps_the_order_of_its_inputs():
+    model = branches()
+    samples = inputs_for(model, 32)
+    state = run(Quantization(fit={"epochs": 0}), State(model), samples, epochs=0)
+    expected = model.predict(samples, verbose=0)
+    difference = np.abs(state.model.predict(samples, verbose=0) - expected).max() / np.abs(expected).max()
+    assert difference < 0.05
+
+
+def test_a_model_whose_layers_tfmot_joins_otherwise_is_refused(monkeypatch):
+    from tfcompress.techniques import _fake_quant
+
+    monkeypatch.setattr(_fake_quant, "_InOrder", _fake_quant.ModelTransformer)
+    model = branches()
+    with pytest.raises(ModelError, match=r"Quantizers must change a model by rounding alone. .*'net'"):
+        run(Quantization(fit={"epochs": 0}), State(model), inputs_for(model), epochs=0)
 
 
 def one_scale_bn(kind="dense"):

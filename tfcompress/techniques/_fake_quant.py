@@ -8,7 +8,8 @@ zeros and shared values of the weights they train.
 from __future__ import annotations
 
 import copy
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -18,6 +19,9 @@ from tensorflow_model_optimization.python.core.quantization.keras.default_8bit i
     default_8bit_quantize_layout_transform,
     default_8bit_quantize_registry,
     default_8bit_quantize_scheme,
+)
+from tensorflow_model_optimization.python.core.quantization.keras.graph_transformations.model_transformer import (
+    ModelTransformer,
 )
 from tensorflow_model_optimization.python.core.quantization.keras.quantize_layer import QuantizeLayer
 from tensorflow_model_optimization.python.core.quantization.keras.quantize_wrapper import QuantizeWrapper
@@ -60,10 +64,12 @@ class WeightQuantizer(quantizers.Quantizer):
     The grid has 2**bits - 1 levels, from the largest magnitude of the channel (Jacob et al. 2018, section 3.1,
     with a zero point of 0). It is emulated inside the integer container that will hold it: an outer range of
     scale * (2**(container_bits - 1) - 1) makes the converter store exactly these levels at every width.
+    While `resting`, values pass unchanged.
     """
 
     def __init__(self, grid: WeightGrid) -> None:
         self.grid = grid
+        self.resting = False
 
     def build(self, tensor_shape: Any, name: str, layer: Any) -> dict[str, Any]:
         """No variables: the range is that of the current values."""
@@ -72,7 +78,7 @@ class WeightQuantizer(quantizers.Quantizer):
 
     def __call__(self, inputs: Any, training: bool, weights: dict[str, Any], **kwargs: Any) -> Any:
         del training, weights, kwargs
-        return fake_quantize(constrain(inputs, self.grid), self.grid)
+        return inputs if self.resting else fake_quantize(constrain(inputs, self.grid), self.grid)
 
     def get_config(self) -> dict[str, Any]:
         """The grid without the arrays, which belong to the training and not to the layer."""
@@ -255,7 +261,8 @@ class Layout(default_8bit_quantize_layout_transform.Default8BitQuantizeLayoutTra
 
     def apply(self, model: Any, layer_quantize_map: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
         """The transformed model, and tfmot's record of how each of its layers is quantized."""
-        model, record = super().apply(model, layer_quantize_map)
+        with _inputs_in_order():
+            model, record = super().apply(model, layer_quantize_map)
         for layer in model.layers:
             replaced = record.get(layer.name, {}).get("quantize_config") is not None
             if replaced and weight_attribute(self._registry, layer):
@@ -263,6 +270,31 @@ class Layout(default_8bit_quantize_layout_transform.Default8BitQuantizeLayoutTra
                 config.activation_attrs = []
                 record[layer.name]["quantize_config"] = config
         return model, record
+
+
+class _InOrder(ModelTransformer):
+    """tfmot's rebuilding of a model, with the inputs of every layer in their order.
+
+    tfmot takes them in the order in which the layers stand in the model's configuration, by their depth, and so gives
+    many a Concatenate its inputs in another order, and the layers behind it other channels than they were trained on.
+    """
+
+    def _get_layers(self, layer_names: Sequence[str]) -> list[dict[str, Any]]:
+        found = super()._get_layers(layer_names)
+        if not self._is_functional_model(self.model):
+            return found
+        return sorted(found, key=lambda layer: layer_names.index(layer["config"]["name"]))
+
+
+@contextmanager
+def _inputs_in_order() -> Iterator[None]:
+    """Meanwhile tfmot's layout rebuilds models by `_InOrder`; it has no other place for that."""
+    module = default_8bit_quantize_layout_transform.model_transformer
+    module.ModelTransformer = _InOrder
+    try:
+        yield
+    finally:
+        module.ModelTransformer = ModelTransformer
 
 
 class Registry(default_8bit_quantize_registry.Default8BitQuantizeRegistry):
@@ -380,7 +412,7 @@ def calibrate(model: Any, samples: np.ndarray, choice: RangeChoice = MIN_MAX, ba
 
 def _observe(model: Any, samples: np.ndarray, batch_size: int, observers: Mapping[Any, Extremes | Histogram]) -> None:
     """Show `observers` the activations of `samples`."""
-    quantizers = [quantizer for quantizer, _ in _activation_quantizers(model)]
+    quantizers = [quantizer for quantizer, _ in activation_quantizers(model)]
     for quantizer in quantizers:
         quantizer.observers = observers
     for start in range(0, len(samples), batch_size):
@@ -391,10 +423,11 @@ def _observe(model: Any, samples: np.ndarray, batch_size: int, observers: Mappin
 
 def _ranges_of(model: Any) -> dict[Any, dict[str, Any]]:
     """The variables of every activation range, by the reference of the lower one."""
-    return {variables["min_var"].ref(): variables for _, variables in _activation_quantizers(model)}
+    return {variables["min_var"].ref(): variables for _, variables in activation_quantizers(model)}
 
 
-def _activation_quantizers(model: Any) -> Iterator[tuple[ActivationQuantizer, dict[str, Any]]]:
+def activation_quantizers(model: Any) -> Iterator[tuple[ActivationQuantizer, dict[str, Any]]]:
+    """Every activation quantizer of a quantized model with the variables of its range."""
     for layer in model.layers:
         if isinstance(layer, QuantizeLayer) and layer.quantizer is not None:
             yield layer.quantizer, layer.quantizer_vars

@@ -38,14 +38,19 @@ def integer_form(model: Any, grids: Mapping[str, Any]) -> Any:
     Args:
         model: a Sequential or Functional model.
         grids: the `WeightGrid` of each layer among `quantizable_weights`.
+
+    Raises:
+        ModelError: tfmot made another model of it.
     """
     from tfcompress.techniques import _fake_quant
     from tfcompress.techniques._rounded_activations import round_inner_activations
+    from tfcompress.techniques._wrapping_proof import prove_wrapped
 
     wrapped = {layer.name for layer in model.layers if verdict_on(model, layer).outcome == YES}
     # The converter needs loops unrolled, and a quantized model can no longer be rewritten.
     made = _fake_quant.quantized(unrolled(model), wrapped, grids)
     _fake_quant.use_calibrated_activations(made)
+    prove_wrapped(made, model)
     round_inner_activations(made)
     return made
 
