@@ -68,7 +68,7 @@ def troubles():
 def test_eight_unsupported_things_are_listed_at_once(troubles):
     model, report = troubles
     assert [name for name, _ in report.layers] == [layer.name for layer in model.layers]
-    assert set(report.columns) == {"channels", "low_rank", "pruning", "clustering", "quantization", "int8"}
+    assert set(report.columns) == {"blocks", "channels", "low_rank", "pruning", "clustering", "quantization", "int8"}
     found = {verdict.layer: verdict for column, verdict in report.findings if column == "quantization"}
     assert list(found) == [
         "elu",
@@ -121,11 +121,12 @@ def test_the_converter_is_asked_too(troubles):
 
 def test_a_report_is_a_table_and_lines(troubles):
     _, report = troubles
-    assert report.rows[-1] == ("out", "Dense", "-", "yes", "yes", "yes", "yes", "yes")
+    assert report.rows[-1] == ("out", "Dense", "-", "-", "yes", "yes", "yes", "yes", "yes")
     text = lines(report.findings)
     # All techniques say the same of the nested model.
     assert any(
-        line.startswith("nested, channels, low_rank, pruning, clustering, quantization: by rewrite. ") for line in text
+        line.startswith("nested, blocks, channels, low_rank, pruning, clustering, quantization: by rewrite. ")
+        for line in text
     )
     assert len(text) == len({verdict for _, verdict in report.findings})
 

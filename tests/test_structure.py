@@ -17,7 +17,7 @@ from tfcompress.evaluate.latency import LatencyReport
 from tfcompress.models.channels import channel_groups
 from tfcompress.pipeline import compress
 from tfcompress.preparation import open_job
-from tfcompress.techniques import _figures
+from tfcompress.techniques import _timed
 from tfcompress.techniques.channels import Channels
 from tfcompress.vocabulary.errors import PromiseError, RecipeError
 from tfcompress.vocabulary.promises import Promise
@@ -112,7 +112,7 @@ LATENCY = {
 
 def test_a_latency_is_met_and_measured_once_in_a_runs_life(data, tmp_path, monkeypatch):
     timed = Timed()
-    monkeypatch.setattr(_figures, "measure_latency", timed)
+    monkeypatch.setattr(_timed, "measure_latency", timed)
     model = models.residual()
     first = compress(model, data, LATENCY, out=tmp_path / "run", overrides=FAST)
     assert {p.found for p in first.evidence.promises} == {4}

@@ -40,6 +40,11 @@ def moves_values(layer: Any) -> bool:
     return type(layer) in (layers.Reshape, layers.Flatten, layers.Permute, layers.RepeatVector)
 
 
+def has_kernel(layer: Any) -> bool:
+    """Whether `layer` has weights beside factors and shifts by channel."""
+    return any(weight.shape.rank > 1 for weight in layer.weights)
+
+
 def output_axis(layer: Any) -> int:
     """The axis of the output channels in the kernel of `layer`: the last, but for transposed convolutions."""
     layers = kd.keras.layers

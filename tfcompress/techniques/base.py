@@ -13,6 +13,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 from pydantic import Field
 
+from tfcompress.models.graph import has_kernel as has_kernel
 from tfcompress.vocabulary.errors import ModelError, RecipeError
 from tfcompress.vocabulary.promises import Promise
 from tfcompress.vocabulary.schema import Schema
@@ -204,11 +205,6 @@ def _subclasses(cls: type) -> Iterable[type]:
 
 IN_NESTED_MODEL = ("layers inside a nested model cannot be reached", "build one flat model of their layers")
 """Reason and remedy of the verdict on a layer that is a model."""
-
-
-def has_kernel(layer: Any) -> bool:
-    """Whether `layer` has weights beside factors and shifts by channel, which techniques leave alone."""
-    return any(weight.shape.rank > 1 for weight in layer.weights)
 
 
 def refuse_nested(model: Any, where: str) -> None:

@@ -22,7 +22,7 @@ from tfcompress.techniques._selection import (
     smallest_share,
     uniform_counts,
 )
-from tfcompress.techniques._target import OneFigure, Remainder
+from tfcompress.techniques._target import Target
 from tfcompress.techniques.base import (
     IN_NESTED_MODEL,
     NO,
@@ -44,17 +44,6 @@ Share = Annotated[float, Field(ge=0, lt=1)]
 _DEFAULT_SHARE = 0.25
 _FINEST_COUNTED, _FINEST_TIMED = 1 / 1024, 1 / 64
 """How finely a share is searched for a target: each one that is timed takes seconds."""
-
-
-class Target(OneFigure):
-    """What may be left of the model that the step receives, as a share of one figure of it."""
-
-    macs: Remainder | None = None
-    """Of its multiply-accumulates in convolutions and Dense layers."""
-    parameters: Remainder | None = None
-    """Of the numbers in its weights."""
-    latency: Remainder | None = None
-    """Of the time that its int8 file takes on this machine, measured: one thread, XNNPACK."""
 
 
 class Channels(Technique):

@@ -17,7 +17,7 @@ from tfcompress.techniques._factorization import Factorization, Ranks
 from tfcompress.techniques._rank_sensitivity import greedy, measured_steps
 from tfcompress.techniques._responses import responses
 from tfcompress.techniques._selection import smallest_share
-from tfcompress.techniques._target import OneFigure, Remainder
+from tfcompress.techniques._target import OneFigure, Remainder, counted
 from tfcompress.techniques.base import (
     IN_NESTED_MODEL,
     NO,
@@ -240,10 +240,8 @@ class LowRank(Technique):
 
     def _left(self, target: Target, model: Any, layers: Sequence[Factorable]) -> Callable[[_Chosen], float]:
         """The share of the figure of `target` that is left with layers factored as chosen."""
-        try:
-            whole = {"macs": macs, "parameters": parameters}[target.figure](model, {})
-        except ValueError as error:
-            raise RecipeError(f"{self.name}: target.{target.figure}: {error}. Remedy: another target.") from error
+        count = {"macs": macs, "parameters": parameters}[target.figure]
+        whole = counted(lambda: count(model, {}), target.figure, self.name)
 
         def left(chosen: _Chosen) -> float:
             pairs = ((layer, chosen[layer.name]) for layer in layers if layer.name in chosen)

@@ -30,6 +30,15 @@ def macs(model: Any, masks: Mapping[Place, np.ndarray]) -> int:
     return sum(_macs(call, _shapes(call.layer, masks)) for call in Graph(model).calls if not call.node.is_input)
 
 
+def call_macs(call: Call) -> int:
+    """Multiply-accumulates of one call of a convolution or Dense layer in one inference; 0 of others.
+
+    Raises:
+        ValueError: a size that the layer slides over is open.
+    """
+    return _macs(call, _shapes(call.layer, {}))
+
+
 def _macs(call: Call, shapes: Mapping[str, tuple[int, ...]]) -> int:
     layers = kd.keras.layers
     kind = type(call.layer)
