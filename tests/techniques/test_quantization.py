@@ -295,6 +295,16 @@ def test_a_concatenate_keeps_the_order_of_its_inputs():
     assert difference < 0.05
 
 
+def test_an_average_that_a_concatenate_and_another_layer_take_converts():
+    layers = kd.keras.layers
+    inputs = layers.Input((4, 4, 3))
+    pooled = layers.AveragePooling2D(2, name="pool")(layers.Conv2D(4, 1, name="conv")(inputs))
+    joined = layers.Concatenate(name="concat")([pooled, layers.Conv2D(4, 1, name="beside")(pooled)])
+    model = kd.keras.Model(inputs, layers.Dense(3, name="out")(layers.Flatten(name="flatten")(joined)), name="net")
+    state, shipment, _ = shipped(model, [])
+    assert difference_in_steps(shipment.content, state.model, inputs_for(model)).mean() <= 1
+
+
 def test_a_model_whose_layers_tfmot_joins_otherwise_is_refused(monkeypatch):
     from tfcompress.techniques import _fake_quant
 
