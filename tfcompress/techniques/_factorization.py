@@ -216,7 +216,7 @@ class Tucker2(Factorization):
 
     def factors(self, *ranks: int) -> Factors:
         first, last = self._improved(*ranks)
-        core = np.einsum("hwio,ia,ob->hwab", self._kernel, first, last, optimize=True)
+        core = first.T @ self._kernel @ last
         kernels, windows = [core], [(True, True)]
         if ranks[0] < self.size[2]:
             scale = _balance(_norms(first, 1), _norms(core, 2))
@@ -232,8 +232,8 @@ class Tucker2(Factorization):
         """The spaces at these ranks after sweeps of higher-order orthogonal iteration: each for the other in turn."""
         last = self._spaces[1][:, :made]
         for _ in range(_SWEEPS):
-            first = _space(_gram(np.einsum("hwio,or->hwir", self._kernel, last), 2), taken)
-            last = _space(_gram(np.einsum("hwio,ir->hwro", self._kernel, first), 3), made)
+            first = _space(_gram(self._kernel @ last, 2), taken)
+            last = _space(_gram(first.T @ self._kernel, 3), made)
         return first, last
 
     @cached_property
@@ -245,7 +245,8 @@ class Tucker2(Factorization):
     @cached_property
     def _table(self) -> np.ndarray:
         """The share of the energy at every pair of ranks: that of a corner of the whole core."""
-        core = np.einsum("hwio,ia,ob->hwab", self._kernel, *self._spaces, optimize=True)
+        first, last = self._spaces
+        core = first.T @ self._kernel @ last
         return _shares((core**2).sum(axis=(0, 1)).cumsum(axis=0).cumsum(axis=1))
 
 
@@ -254,7 +255,8 @@ def composed(kernels: Sequence[np.ndarray]) -> np.ndarray:
 
     def joined(first: np.ndarray, second: np.ndarray) -> np.ndarray:
         sizes = (a * b for a, b in zip(first.shape[:2], second.shape[:2], strict=True))
-        return np.einsum("abir,cdro->acbdio", first, second).reshape(*sizes, first.shape[2], second.shape[3])
+        both = np.tensordot(first, second, axes=(3, 2)).transpose(0, 3, 1, 4, 2, 5)
+        return both.reshape(*sizes, first.shape[2], second.shape[3])
 
     return reduce(joined, kernels)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from math import ceil
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -116,7 +116,9 @@ class LowRank(Technique):
 
     def verdicts(self, model: Any) -> tuple[Verdict, ...]:
         """Which layers can be factored."""
-        return tuple(self._verdict(layer) for layer in model.layers)
+        layers = factorables(model, _candidates(model), self._method)
+        growing = {layer.name for layer in layers if all(layer.pays_below(method) == 1 for method in layer.ways)}
+        return tuple(_verdict(layer, growing) for layer in model.layers)
 
     def layers_with_values(self, model: Any) -> tuple[str, ...]:
         """The layers to factor."""
@@ -186,7 +188,7 @@ class LowRank(Technique):
     def _names(self, model: Any) -> list[str]:
         """The layers to factor, where nothing decides but their kinds and the patterns."""
         refuse_nested(model, self.name)
-        candidates = [layer.name for layer in model.layers if is_candidate(layer) and not why_not(layer)]
+        candidates = _candidates(model)
         problems, names = [], candidates
         patterns = {
             self.name: (self.layers, self.exclude),
@@ -206,17 +208,6 @@ class LowRank(Technique):
         if problems:
             raise RecipeError("\n".join(problems))
         return names
-
-    def _verdict(self, layer: Any) -> Verdict:
-        if isinstance(layer, kd.keras.Model):
-            return Verdict(layer.name, NO, *IN_NESTED_MODEL)
-        if not has_kernel(layer):
-            return Verdict(layer.name, NOTHING)
-        if not is_candidate(layer):
-            reason = f"of {type(layer).__name__} no factors are known"
-        elif not (reason := why_not(layer)):
-            return Verdict(layer.name, YES)
-        return Verdict(layer.name, NO, reason, "leave it whole, or build it of Dense and Conv2D layers")
 
     def _found(self, model: Any, layers: Sequence[Factorable], plan: StepPlan | None = None) -> _Chosen:
         """How each layer is factored that becomes smaller; before there is a plan, by energies alone."""
@@ -296,3 +287,21 @@ class LowRank(Technique):
 def _bounds(layer: Factorable) -> str:
     """The rank below which each way to factor `layer` pays."""
     return f"{layer.name} {' or '.join(f'{layer.pays_below(method)} ({method})' for method in layer.ways)}"
+
+
+def _candidates(model: Any) -> list[str]:
+    return [layer.name for layer in model.layers if is_candidate(layer) and not why_not(layer)]
+
+
+def _verdict(layer: Any, growing: Container[str]) -> Verdict:
+    if isinstance(layer, kd.keras.Model):
+        return Verdict(layer.name, NO, *IN_NESTED_MODEL)
+    if not has_kernel(layer):
+        return Verdict(layer.name, NOTHING)
+    if not is_candidate(layer):
+        reason = f"of {type(layer).__name__} no factors are known"
+    elif layer.name in growing:
+        reason = "layers in its place would be no smaller, even at rank 1"
+    elif not (reason := why_not(layer)):
+        return Verdict(layer.name, YES)
+    return Verdict(layer.name, NO, reason, "leave it whole, or build it of larger Dense and Conv2D layers")
