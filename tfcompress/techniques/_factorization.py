@@ -98,9 +98,9 @@ class _Product(Factorization):
 class Svd(_Product):
     """A kernel with fewer outputs, then a 1x1 one: of a Dense or 1x1 kernel, its singular value decomposition.
 
-    Zhang et al., "Accelerating Very Deep Convolutional Networks for Classification and Detection" (2016), section
-    3.1, for inputs of which nothing is known; of Dense layers, Denton et al., "Exploiting Linear Structure Within
-    Convolutional Networks" (2014).
+    Denton et al., "Exploiting Linear Structure Within Convolutional Networks for Efficient Evaluation" (2014), section
+    3.2.1: of ``W = U S V^T`` the largest singular values stay. Of larger kernels, Zhang et al. (2016, see
+    `ResponsePca`), where nothing is known of the inputs.
     """
 
     windows = ((True, True), (False, False))
@@ -124,9 +124,10 @@ class Svd(_Product):
 class ResponsePca(Svd):
     """A kernel with fewer outputs, then a 1x1 one, that lose the least of a layer's responses to given data.
 
-    Zhang et al. (2016), section 3.1: responses lie near a subspace, ``y = M y + b`` (equation 3) with
-    ``M = U U^T``, where U holds the leading eigenvectors of their covariance (equation 5), and
-    ``b = mean(y) - M mean(y)``.
+    Zhang et al., "Accelerating Very Deep Convolutional Networks for Classification and Detection" (2016), "Low-rank
+    Approximation of Responses": the M of a given rank for which ``y - mean(y)`` is nearest to ``M (y - mean(y))`` in
+    the mean of squares is ``U U^T``, where U holds the leading eigenvectors of the covariance of the responses y. The
+    kernels are those of ``U^T W`` and ``U``, and the bias is ``M c + mean(y) - M mean(y)``, where c is the layer's.
 
     Args:
         kernel: `[height, width, inputs, outputs]`.
@@ -156,9 +157,9 @@ class ResponsePca(Svd):
 class SpatialSvd(_Product):
     """A kernel one pixel wide, then one that is one pixel high.
 
-    Jaderberg et al., "Speeding up Convolutional Neural Networks with Low Rank Expansions" (2014), scheme 2
-    (equation 4), in the closed form of Tai et al., "Convolutional neural networks with low-rank regularization"
-    (2016), theorem 1: the singular value decomposition of the matrix of (height, inputs) by (width, outputs).
+    Jaderberg et al., "Speeding up Convolutional Neural Networks with Low Rank Expansions" (2014), scheme 2:
+    ``W[h, w, i, o] = sum_r V[h, i, r] H[w, r, o]``; in the closed form of Tai et al., "Convolutional neural networks
+    with low-rank regularization" (2016), by the singular value decomposition of W as a matrix of (h, i) by (w, o).
     """
 
     windows = ((True, False), (False, True))
@@ -190,10 +191,11 @@ class Tucker2(Factorization):
 
     Where a rank is the number of inputs or outputs itself, its 1x1 kernel is left out (Tucker-1).
 
-    Kim et al., "Compression of Deep Convolutional Neural Networks for Fast and Low Power Mobile Applications" (2016),
-    equations 4 to 6. The subspaces are those of the higher-order singular value decomposition, made better for the
-    ranks at hand by higher-order orthogonal iteration (De Lathauwer et al., "On the best rank-1 and rank-(R1, ..., RN)
-    approximation of higher-order tensors", 2000). The energy kept is at least that of the former, which is told.
+    Kim et al., "Compression of Deep Convolutional Neural Networks for Fast and Low Power Mobile Applications" (2016):
+    ``W[h, w, i, o] = sum_ab C[h, w, a, b] U[i, a] V[o, b]``. U and V are those of the higher-order singular value
+    decomposition, made better for the ranks at hand by higher-order orthogonal iteration (De Lathauwer et al., "On the
+    best rank-1 and rank-(R1, ..., RN) approximation of higher-order tensors", 2000). The energy kept is at least that
+    of the former, which is told.
     """
 
     windows = ((False, False), (True, True), (False, False))
