@@ -44,6 +44,8 @@ setup(
     ],
     extras_require={
         "dev": ["Pillow", "hypothesis", "pytest", "pytest-timeout", "pytest-xdist", "ruff"],
+        # Post-training quantization by LiteRT; each version wants one version of ai-edge-litert.
+        "litert": ["ai-edge-quantizer>=0.10,<0.11"],
         # Searches on a cluster.
         "ray": ["ray>=2.60,<3"],
     },

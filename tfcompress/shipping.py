@@ -10,6 +10,7 @@ import numpy as np
 from tfcompress.convert.c_array import micro_operators
 from tfcompress.convert.converter import quantized_tflite, with_preprocessing
 from tfcompress.convert.flatbuffer import Flatbuffer
+from tfcompress.convert.litert import litert_tflite
 from tfcompress.convert.proof import Proof, prove_integer, require_integer
 from tfcompress.convert.read_back import PromiseFound, find_weight, read_promises, require_kept
 from tfcompress.convert.settings import ConversionSettings
@@ -91,7 +92,10 @@ def _proven(
     if settings.preprocessing_in_graph:
         model = with_preprocessing(model, preprocessing.scale, preprocessing.offset)
         samples = _with_byte_range(calibration).astype(np.float32)
-    content = quantized_tflite(model, state.number_format, settings, samples)
+    if state.litert is None:
+        content = quantized_tflite(model, state.number_format, settings, samples)
+    else:
+        content = litert_tflite(model, state.litert, settings, samples, state.model)
     flat = Flatbuffer(content)
     proof = prove_integer(flat)
     if state.number_format in ("int8", "int16x8") and not settings.allow_float:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
+from tfcompress import keras_door as kd
+from tfcompress.convert import litert
 from tfcompress.models.loading import clone
 from tfcompress.models.rewrites import CALIBRATING, rewrite
 from tfcompress.techniques._integer_form import (
+    CONTAINER_BITS,
     Bits,
     Storage,
     bits_out_of_reach,
@@ -40,12 +43,15 @@ from tfcompress.techniques.base import (
     value_for,
 )
 from tfcompress.vocabulary.errors import RecipeError
-from tfcompress.vocabulary.state import NumberFormat, State
+from tfcompress.vocabulary.promises import Promise
+from tfcompress.vocabulary.state import LitertQuantizer, NumberFormat, State
 
 _WOULD_UNSHARE = (
     "{name} would break the promise of shared values: it gives every channel its own range. "
     "Remedy: use the technique quantization, with fit.epochs 0 when no training is wanted"
 )
+
+_NO_LITERT = "{name}: backend: litert needs the package ai-edge-quantizer. Remedy: pip install 'tfcompress[litert]'"
 
 _CALIBRATING = (
     "ranges",
@@ -56,6 +62,12 @@ _CALIBRATING = (
     "bias_correction",
 )
 """The values that the converter's own calibration does not know."""
+_BY_LITERT_TOO = ("weight_bits", "weight_granularity")
+_BY_LITERT_ALONE = ("algorithm", "sixteen_bit_layers")
+
+
+def _said(values: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name}={value}" for name, value in values.items())
 
 
 class PostTraining(Technique):
@@ -69,6 +81,9 @@ class PostTraining(Technique):
     activations are given the chosen ranges, and the converter keeps both. A Dense or transposed convolution then has
     one scale for all its weights. A layer that tfmot cannot wrap (an LSTM, attention, an Embedding) is left to the
     converter, 8 bits from least to largest value; `tfcompress check` names them.
+
+    ``backend: litert`` has the file made by the LiteRT quantizer (`ai_edge_quantizer`): OCTAV, MSE and GPTQ for the
+    scales of weights, 4-bit weights but for depthwise and transposed convolutions, and layers with 16-bit activations.
 
     Example:
         >>> PostTraining().number_format, PostTraining().calibrates, PostTraining(ranges="mse").calibrates
@@ -104,29 +119,51 @@ class PostTraining(Technique):
     ``empirical``, by the means of the model as far as it is corrected; ``analytic``, by the rounding error's response
     to the float model's mean inputs. Defaults to none."""
 
+    backend: Literal["converter", "litert"] = "converter"
+    """What makes the integers: TensorFlow's ``converter``, or the ``litert`` quantizer (the extra of this name), which
+    makes them of the float file. Defaults to converter."""
+    algorithm: Literal["min_max", "octav", "mse", "gptq"] = "min_max"
+    """How the ``litert`` quantizer chooses the scales of weights; ``gptq`` is for Dense layers. Defaults to min_max."""
+    sixteen_bit_layers: list[str] = Field(default=[])
+    """Layers by pattern that the ``litert`` quantizer gives 8-bit weights and 16-bit inputs and outputs, among the
+    others of 8 bits. Defaults to none."""
+
     @model_validator(mode="after")
     def _values_agree(self) -> PostTraining:
         problems = percentile_problems(self.ranges, self.percentile)
-        if self.calibrates and self.number_format != "int8":
-            chosen = ", ".join(f"{name}={value}" for name, value in self._chosen.items())
+        chosen = self._other_than_default(_CALIBRATING)
+        by_litert = {"backend": "litert"} if self.backend == "litert" else {}
+        if self.number_format != "int8" and (integers := chosen | by_litert):
             problems.append(
-                f"{', '.join(self._chosen)} can be chosen for number_format int8 alone. Received: "
-                f"number_format={self.number_format} with {chosen}. Remedy: remove one or the other"
+                f"{', '.join(integers)} can be chosen for number_format int8 alone. Received: "
+                f"number_format={self.number_format} with {_said(integers)}. Remedy: remove one or the other"
             )
+        if by_litert:
+            problems += self._problems_with_litert(chosen)
+        elif alone := self._other_than_default(_BY_LITERT_ALONE):
+            problems.append(f"{', '.join(alone)}: for backend: litert alone. Received: {_said(alone)}")
         if problems:
             raise ValueError("\n".join(problems))
         return self
 
-    @property
-    def calibrates(self) -> bool:
-        """Whether ranges, widths or rounding are chosen here, and not by the converter."""
-        return bool(self._chosen)
+    def _problems_with_litert(self, chosen: Mapping[str, Any]) -> list[str]:
+        problems = []
+        if missing := {name: value for name, value in chosen.items() if name not in _BY_LITERT_TOO}:
+            problems.append(
+                f"{', '.join(missing)}: for backend: converter alone. Received: backend=litert with {_said(missing)}"
+            )
+        if self.weight_bits not in (4, 8):
+            problems.append(f"weight_bits must be 4 or 8 for backend: litert. Received: {self.weight_bits}")
+        return problems
 
     @property
-    def _chosen(self) -> dict[str, Any]:
-        """What is not as the converter has it."""
+    def calibrates(self) -> bool:
+        """Whether ranges, widths or rounding are chosen here, and not by the converter or the LiteRT quantizer."""
+        return self.backend == "converter" and bool(self._other_than_default(_CALIBRATING))
+
+    def _other_than_default(self, names: Sequence[str]) -> dict[str, Any]:
         fields = type(self).model_fields
-        values = {name: getattr(self, name) for name in _CALIBRATING}
+        values = {name: getattr(self, name) for name in names}
         return {name: value for name, value in values.items() if value != fields[name].default}
 
     def verdicts(self, model: Any) -> tuple[Verdict, ...]:
@@ -158,16 +195,19 @@ class PostTraining(Technique):
             problems.append(_WOULD_UNSHARE.format(name=self.name))
         if self.calibrates:
             problems += self._out_of_reach(state.model)
+        if self.backend == "litert":
+            problems += [] if litert.is_installed() else [_NO_LITERT.format(name=self.name)]
+            self._sixteen_bit(state.model)
         if problems:
             raise RecipeError("\n".join(problems))
 
     def _out_of_reach(self, model: Any) -> list[str]:
         weights = quantizable_weights(model)
         if not weights:
+            chosen = ", ".join(self._other_than_default(_CALIBRATING))
             return [
-                f"{self.name}: {', '.join(self._chosen)} needs a layer whose weights can be put on a grid, and this "
-                f"model has none:\n  {listed(model, unsupported(model))}\n"
-                "Remedy: leave them out; the converter calibrates all layers."
+                f"{self.name}: {chosen} needs a layer whose weights can be put on a grid, and this model has none:\n  "
+                f"{listed(model, unsupported(model))}\nRemedy: leave them out; the converter calibrates all layers."
             ]
         if found := bits_out_of_reach(model, self.per_layer):
             return [f"{self.name}: it cannot take {len(found)} layer(s) as the recipe wants:\n  {listed(model, found)}"]
@@ -179,15 +219,36 @@ class PostTraining(Technique):
         """The number format; and where it `calibrates`, the model as its integer file computes, all ranges chosen."""
         if state.quantization is not None:
             raise RecipeError(f"{self.name}: the model is already quantized by training. Remedy: remove this step.")
-        if not self.calibrates:
+        if not self.calibrates and self.backend == "converter":
             return state.evolve(number_format=self.number_format)
         done = rewrite(state.model, CALIBRATING)
         state = state.rewritten(done.model, done.lineage)
-        return state.evolve(model=self._calibrated(state.model, plan))
+        if self.calibrates:
+            return state.evolve(model=self._calibrated(state.model, plan))
+        how = LitertQuantizer(self.algorithm, self.weight_bits, self.weight_granularity, self._sixteen_bit(state.model))
+        return state.evolve(number_format=self.number_format, litert=how)
+
+    def _sixteen_bit(self, model: Any) -> tuple[str, ...]:
+        """The weights of the layers with 16-bit activations."""
+        weights = quantizable_weights(model)
+        chosen = select_layers(list(weights), self.sixteen_bit_layers, where=f"{self.name}.sixteen_bit_layers")
+        return tuple(f"{layer}/{weights[layer]}" for layer in chosen)
 
     def finish(self, state: State) -> State:
         """The state to ship, its weights exactly as the file is to hold them."""
-        return settled(state, self.name) if self.calibrates else state
+        if self.calibrates:
+            return settled(state, self.name)
+        if self.backend == "litert" and self.weight_bits < CONTAINER_BITS:
+            return state.evolve(promises=(*state.promises, *self._levels(state)))
+        return state
+
+    def _levels(self, state: State) -> Iterator[Promise]:
+        """What 4-bit weights are in the LiteRT quantizer's file."""
+        layers = kd.keras.layers
+        for name, attribute in quantizable_weights(state.model).items():
+            if not isinstance(state.model.get_layer(name), (layers.DepthwiseConv2D, layers.Conv2DTranspose)):
+                weight = state.lineage.origin(f"{name}/{attribute}")
+                yield Promise(weight, "levels", 2**self.weight_bits, "channel", made_by=self.name)
 
     def _calibrated(self, model: Any, plan: StepPlan) -> Any:
         """The integer form of `model`, whose BatchNormalization is folded."""

@@ -157,6 +157,23 @@ class QuantizedWeight:
 
 
 @dataclass(frozen=True)
+class LitertQuantizer:
+    """What the LiteRT quantizer is to make of the file of a float model.
+
+    Args:
+        algorithm: how it chooses the scales of weights.
+        weight_bits: 8, or 4 where it has such operators.
+        weight_granularity: whether each channel of a weight has a scale of its own.
+        sixteen_bit: the weights in the model, ``"<layer>/<attribute>"``, of the operators with 16-bit activations.
+    """
+
+    algorithm: Literal["min_max", "octav", "mse", "gptq"]
+    weight_bits: Literal[4, 8]
+    weight_granularity: Literal["channel", "tensor"]
+    sixteen_bit: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class State:
     """What a step receives and returns: a model and all that is known of it.
 
@@ -166,6 +183,7 @@ class State:
         lineage: where the caller's weights are in `model`.
         quantization: the weights trained for their integer form, by the caller's names; None before QAT.
         number_format: the arithmetic the file is to use; None until a step has chosen it.
+        litert: how the LiteRT quantizer is to make the file of a float one; None where the converter makes it.
     """
 
     model: Any
@@ -173,6 +191,7 @@ class State:
     lineage: Lineage = field(default_factory=Lineage)
     quantization: Mapping[str, QuantizedWeight] | None = None
     number_format: NumberFormat | None = None
+    litert: LitertQuantizer | None = None
 
     def evolve(self, **changes: Any) -> State:
         """A copy with `changes` applied."""
