@@ -118,25 +118,35 @@ def fake_quantize(weight: Any, grid: WeightGrid) -> Any:
     """`weight` rounded to the levels of `grid`, with straight-through gradients; same shape."""
     tf = kd.tf
     weight = tf.convert_to_tensor(weight)
-    magnitude = tf.stop_gradient(tf.abs(weight))
-    largest = tf.reduce_max(magnitude)
-    # A channel or tensor of zeros has no range of its own; any positive one represents it exactly.
-    largest = tf.where(largest > 0, largest, 1.0)
-    top = 2 ** (grid.container_bits - 1) - 1
+    outer = level_size(weight, grid) * (2 ** (grid.container_bits - 1) - 1)
     if grid.channel_axes == 0:
-        outer = largest / (2 ** (grid.bits - 1) - 1) * top
         return tf.quantization.fake_quant_with_min_max_vars(
             weight, -outer, outer, num_bits=grid.container_bits, narrow_range=True
         )
     # The operation wants all channels in one last axis.
     by_channel = [*weight.shape[: -grid.channel_axes], -1]
-    ranges = tf.reduce_max(tf.reshape(magnitude, by_channel), axis=range(len(by_channel) - 1))
-    ranges = tf.fill(tf.shape(ranges), largest) if grid.shared_range else tf.where(ranges > 0, ranges, largest)
-    outer = ranges / (2 ** (grid.bits - 1) - 1) * top
+    outer = tf.reshape(outer, [-1])
     quantized = tf.quantization.fake_quant_with_min_max_vars_per_channel(
         tf.reshape(weight, by_channel), -outer, outer, num_bits=grid.container_bits, narrow_range=True
     )
     return tf.reshape(quantized, weight.shape)
+
+
+def level_size(weight: Any, grid: WeightGrid) -> Any:
+    """The distance between neighbouring levels of `grid` for the values of `weight`, without gradients.
+
+    One number, or one for each channel, in the shape of the weight's last `channel_axes`.
+    """
+    tf = kd.tf
+    magnitude = tf.stop_gradient(tf.abs(tf.convert_to_tensor(weight)))
+    largest = tf.reduce_max(magnitude)
+    # A channel or tensor of zeros has no range of its own; any positive one represents it exactly.
+    ranges = largest = tf.where(largest > 0, largest, 1.0)
+    if grid.channel_axes:
+        by_channel = tf.reduce_max(magnitude, axis=range(magnitude.shape.rank - grid.channel_axes))
+        own = tf.logical_and(by_channel > 0, not grid.shared_range)
+        ranges = tf.where(own, by_channel, largest)
+    return ranges / (2 ** (grid.bits - 1) - 1)
 
 
 class ActivationQuantizer(quantizers.MovingAverageQuantizer):

@@ -80,6 +80,14 @@ def is_elementwise(activation: Any) -> bool:
     return not isinstance(activation, kd.keras.layers.Layer) and _values(activation) is not None
 
 
+def activation_values(activation: Any) -> tuple[np.ndarray, np.ndarray] | None:
+    """Points around zero and what `activation` makes of them, both `[points]`; None where it is not elementwise."""
+    if isinstance(activation, kd.keras.layers.Layer):
+        return None
+    values = _values(activation)
+    return None if values is None else (_POINTS, values)
+
+
 def one_layer(layer: Any) -> Form:
     """The form that is a single new `layer`."""
     return Form((layer.name,), layer)
