@@ -15,7 +15,7 @@ from tfcompress.convert.settings import ConversionSettings
 from tfcompress.data.settings import DataSettings
 from tfcompress.fingerprints import describe
 from tfcompress.recipe_text import Lines, overridden, place, read_tree, shipped_texts, step_name
-from tfcompress.techniques.base import STAGES, Technique, techniques, undoes
+from tfcompress.techniques.base import ANY_STAGE, STAGES, Technique, techniques, undoes
 from tfcompress.vocabulary.errors import RecipeError
 from tfcompress.vocabulary.schema import Schema
 from tfcompress.vocabulary.state import NumberFormat
@@ -161,6 +161,7 @@ def sections() -> list[str]:
 
 
 def _order_problems(steps: Sequence[Technique]) -> Iterator[str]:
+    anywhere = ", ".join(name for name, technique in sorted(techniques().items()) if technique.stage == ANY_STAGE)
     names = [step.name for step in steps]
     for name in sorted({n for n in names if names.count(n) > 1}):
         yield f"steps: names must be unique, but {names.count(name)} steps are called {name}. Remedy: give each a name"
@@ -169,7 +170,7 @@ def _order_problems(steps: Sequence[Technique]) -> Iterator[str]:
             if undoes(step.stage, earlier.stage):
                 yield (
                     f"steps: {step.name} cannot follow {earlier.name}, whose work it would undo. "
-                    f"The order is {' -> '.join(STAGES)}; fine_tuning may stand anywhere before {STAGES[-1]}"
+                    f"The order is {' -> '.join(STAGES)}; {anywhere} may stand anywhere before {STAGES[-1]}"
                 )
         for problem in step.problems_after(steps[:index]):
             yield f"steps: {problem}"

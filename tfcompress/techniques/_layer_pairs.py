@@ -38,7 +38,7 @@ class LayerPair:
 
 
 class NoPairError(Exception):
-    """A layer cannot be paired with what stands behind it: the reason, and a remedy."""
+    """A layer cannot be paired with what stands behind it: the reason, and a remedy; none where nothing does."""
 
     def __init__(self, reason: str, remedy: str = _LEAVE_IT) -> None:
         super().__init__(reason)
@@ -85,6 +85,8 @@ def _pair(graph: Graph, first: Call, folded: Collection[Call], *, relu6_as_relu:
     if not graph.called_once(first):
         raise NoPairError("it is called more than once")
     while True:
+        if graph.is_output(call):
+            raise NoPairError(f"what {call.layer.name} makes is the model's output", remedy="")
         if clips(call.layer):
             if not relu6_as_relu:
                 reason = f"{call.layer.name} clips its channels, whatever they are scaled by"
@@ -94,11 +96,7 @@ def _pair(graph: Graph, first: Call, folded: Collection[Call], *, relu6_as_relu:
             raise NoPairError(f"the activation of {call.layer.name} does not pass a factor on")
         user = graph.sole_user(call)
         if user is None:
-            raise NoPairError(
-                f"what {call.layer.name} makes is the model's output"
-                if graph.is_output(call)
-                else f"more than one layer takes what {call.layer.name} makes"
-            )
+            raise NoPairError(f"more than one layer takes what {call.layer.name} makes")
         if not graph.called_once(user):
             raise NoPairError(f"{user.layer.name} behind it is called more than once")
         if type(user.layer) in _weighted():

@@ -16,7 +16,7 @@ from tfcompress.techniques._layer_pairs import LayerPair, NoPairError, kernel_at
 from tfcompress.techniques._range_balance import balance
 from tfcompress.techniques.base import (
     ANY_STAGE,
-    IN_NESTED_MODEL,
+    BY_REWRITE,
     NO,
     NOTHING,
     YES,
@@ -38,7 +38,7 @@ class Equalization(Technique):
     Nagel et al., "Data-Free Quantization Through Weight Equalization and Bias Correction" (2019), section 4.1: behind a
     ReLU, what divides a channel of one layer can multiply it in the next. The model stays the same function, which is
     verified on calibration samples; weights of few bits or of one scale for a whole tensor then lose less. A
-    BatchNormalization behind a layer is folded into it first. Zeros stay zero.
+    BatchNormalization behind a layer is folded into it first, and nested models are made flat. Zeros stay zero.
 
     Example:
         >>> Equalization(relu6_as_relu=True).name
@@ -99,7 +99,7 @@ class Equalization(Technique):
         pairs = _pairs(found)
         if not pairs:
             reasons = "\n  ".join(
-                f"{name}: {problem.reason}. Remedy: {problem.remedy}"
+                f"{name}: {problem.reason}. Remedy: {problem.remedy or 'none'}"
                 for name, problem in found.items()
                 if isinstance(problem, NoPairError)
             )
@@ -151,11 +151,11 @@ def _equalize(model: Any, pairs: Sequence[LayerPair]) -> None:
 
 def _verdict(layer: Any, found: LayerPair | NoPairError | None, paired: bool) -> Verdict:
     if isinstance(layer, kd.keras.Model):
-        return Verdict(layer.name, NO, *IN_NESTED_MODEL)
+        return Verdict(layer.name, BY_REWRITE, "its layers are brought out of it first", "none needed: it is exact")
     if paired:
         return Verdict(layer.name, YES)
     if isinstance(found, NoPairError):
-        return Verdict(layer.name, NO, found.reason, found.remedy)
+        return Verdict(layer.name, NO, found.reason, found.remedy) if found.remedy else Verdict(layer.name, NOTHING)
     if has_kernel(layer):
         return Verdict(layer.name, NO, "only convolutions and Dense layers are equalized", "leave it as it is")
     return Verdict(layer.name, NOTHING)
