@@ -35,6 +35,7 @@ class Application:
         options: further arguments of the network.
         epochs: of the training.
         learning_rate: Adam's at the first step; it falls to 0 as a cosine.
+        quantization: values that the recipes' step of this technique gets.
     """
 
     name: str
@@ -43,6 +44,7 @@ class Application:
     options: Mapping[str, Any] = field(default_factory=dict)
     epochs: int = 12
     learning_rate: float = 1e-3
+    quantization: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def overrides(self) -> dict[str, Any]:
@@ -97,12 +99,14 @@ class ZooNetwork:
         dataset: the TFDS set.
         overrides: of the recipes' `data` section.
         fit: how it is trained.
+        quantization: values that the recipes' step of this technique gets.
     """
 
     name: str
     dataset: str
     overrides: Mapping[str, Any]
     fit: Mapping[str, Any]
+    quantization: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def learning_rate(self) -> float:
@@ -133,14 +137,17 @@ _SOUND = {
     "audio": {"features": "log_mel", "duration_ms": 1000, "frame_ms": 40, "hop_ms": 20, "mel_bins": 40},
 }
 
+_NARROW = {"ranges": "percentile", "percentile": 99.5}
+"""Of activations that a few samples have twenty times as large as all others."""
+
 FAMILIES: dict[str, Application | ZooNetwork] = {
     family.name: family
     for family in (
         Application("MobileNet", "signed", options={"alpha": 0.25}, epochs=50, learning_rate=3e-3),
         Application("MobileNetV2", "signed", options={"alpha": 0.35}, epochs=50, learning_rate=3e-3),
         Application("MobileNetV3Small", "raw", options={"alpha": 0.5}, epochs=50, learning_rate=3e-3),
-        Application("EfficientNetB0", "raw", epochs=50, learning_rate=3e-3),
-        Application("EfficientNetV2B0", "raw", epochs=50, learning_rate=3e-3),
+        Application("EfficientNetB0", "raw", epochs=50, learning_rate=3e-3, quantization=_NARROW),
+        Application("EfficientNetV2B0", "raw", epochs=50, learning_rate=3e-3, quantization=_NARROW),
         Application("ResNet50", "signed"),
         Application("ResNet50V2", "signed"),
         Application("VGG16", "signed", learning_rate=1e-4),

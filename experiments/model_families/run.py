@@ -11,14 +11,14 @@ import json
 import shutil
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import matrix
 from absl import app, flags
-from families import FAMILIES, SEED, ZooNetwork
+from families import FAMILIES, SEED, Application, ZooNetwork
 
 from tfcompress import keras_door as kd
 from tfcompress.atomic import write_atomically
@@ -54,7 +54,7 @@ def fill(family: str, recipe: str, found: dict[str, Any]) -> None:
         HERE / f"{recipe}.yaml",
         overrides=[
             *(f"data.{key}={json.dumps(value)}" for key, value in network.overrides.items()),
-            *_gentle(load_recipe(HERE / f"{recipe}.yaml"), network.learning_rate),
+            *_adapted(load_recipe(HERE / f"{recipe}.yaml"), network),
         ],
         data_dir=DATA_DIR.value,
         seed=SEED,
@@ -71,10 +71,13 @@ def fill(family: str, recipe: str, found: dict[str, Any]) -> None:
     )
 
 
-def _gentle(recipe: Recipe, learning_rate: float) -> list[str]:
-    """Overrides by which no step of `recipe` trains faster than at `learning_rate`."""
-    steps = (step for step in recipe.steps if step.trains and step.fit.learning_rate > learning_rate)
-    return [f"{step.name}.fit.learning_rate={learning_rate}" for step in steps]
+def _adapted(recipe: Recipe, network: Application | ZooNetwork) -> Iterator[str]:
+    """Overrides by which no step of `recipe` trains faster than `network` was, and quantization is as it wants it."""
+    for step in recipe.steps:
+        if step.trains and step.fit.learning_rate > network.learning_rate:
+            yield f"{step.name}.fit.learning_rate={network.learning_rate}"
+        if step.technique == "quantization":
+            yield from (f"{step.name}.{key}={value}" for key, value in network.quantization.items())
 
 
 def main(argv: Sequence[str]) -> None:
