@@ -153,9 +153,8 @@ def test_a_hole_for_each_layer_needs_layers():
     assert "quantization can work on none of this model" in refused(holes, asked=lambda step: [])
     wrong = {"steps": [{"technique": "quantization", "weight_bits": 9, "per_layer": {"choice": [4, 8]}}]}
     assert "must be right before its layers are known: weight_bits: must be less than" in refused(wrong)
-    assert "per_layer: unknown key" in refused(
-        {"steps": [{"technique": "post_training", "per_layer": {"choice": [4, 8]}}]}
-    )
+    without = {"technique": "fine_tuning", "per_layer": {"choice": [4, 8]}}
+    assert "per_layer: unknown key" in refused({"steps": [without, {"technique": "post_training"}]})
 
 
 def test_values_that_are_missing_foreign_or_of_no_hole_are_refused_at_once():
