@@ -44,6 +44,7 @@ _STAGE_OF_PROMISE = {
     "zeros": "sparse",
     "group_zeros": "sparse",
     "distinct": "shared",
+    "codewords": "shared",
     "levels": "quantized",
 }
 

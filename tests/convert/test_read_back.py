@@ -119,6 +119,8 @@ PROMISES = {
     Promise("fc/kernel", "distinct", 5, made_by="clustering"): 5,
     Promise("fc/kernel", "distinct", 4, made_by="clustering"): 5,
     Promise("fc/kernel", "distinct", 5, "channel", made_by="clustering"): 5,
+    Promise("fc/kernel", "codewords", 5, group=4, made_by="product_quantization"): 3,
+    Promise("fc/kernel", "codewords", 1, "subspace", group=4, made_by="product_quantization"): 2,
     Promise("fc/kernel", "levels", 255, made_by="quantization"): 255,
     Promise("fc/kernel", "levels", 15, made_by="quantization"): 255,
 }
@@ -128,7 +130,7 @@ def test_every_kind_of_promise_is_measured_in_the_file(patterned):
     model, _, flat = patterned
     found = read_promises(flat, State(model, tuple(PROMISES)))
     assert [(f.promise, f.found) for f in found] == list(PROMISES.items())
-    assert [f.kept for f in found] == [True, False, True, False, True, False, True, True, False]
+    assert [f.kept for f in found] == [True, False, True, False, True, False, True, True, False, True, False]
 
 
 def test_every_broken_promise_is_named_with_what_was_found(patterned):
@@ -140,6 +142,7 @@ def test_every_broken_promise_is_named_with_what_was_found(patterned):
         "fc/kernel: pruning promised zeros 0.6, the file has 0.53125",
         "fc/kernel: pruning promised group_zeros 3, the file has 2",
         "fc/kernel: clustering promised distinct 4, the file has 5",
+        "fc/kernel: product_quantization promised codewords 1, the file has 2",
         "fc/kernel: quantization promised levels 15, the file has 255",
     ]
 

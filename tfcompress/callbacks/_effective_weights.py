@@ -1,7 +1,7 @@
 """The weights that a forward pass computes with, while tfmot's wrappers stand between them and the trained ones.
 
-A pruned weight is multiplied by its mask, a clustered one replaced by centroids, and one under quantization-aware
-training rounded to its grid. Reading them here leaves every variable of the model as it was.
+A pruned weight is multiplied by its mask, a shared one replaced by centroids or code words, and one under
+quantization-aware training rounded to its grid. Reading them here leaves every variable of the model as it was.
 """
 
 from __future__ import annotations
@@ -16,8 +16,9 @@ from tensorflow_model_optimization.python.core.quantization.keras.quantize_wrapp
 from tensorflow_model_optimization.python.core.sparsity.keras.pruning_wrapper import PruneLowMagnitude
 
 from tfcompress import keras_door as kd
+from tfcompress.techniques._substitution import Substitution
 
-STRIPPABLE = (PruneLowMagnitude, ClusterWeights)
+STRIPPABLE = (PruneLowMagnitude, ClusterWeights, Substitution)
 """Wrappers that are gone when training ends; those of quantization stay until the model is converted."""
 
 
@@ -85,6 +86,8 @@ def _plain_pairs(layer: Any) -> list[tuple[Any, np.ndarray]]:
         return [(v, v.numpy() * masks.get(id(v), 1)) for v in layer.layer.weights]
     if isinstance(layer, ClusterWeights):
         return _clustered_pairs(layer)
+    if isinstance(layer, Substitution):
+        return [(v, (layer.effective() if v is layer.variable else v).numpy()) for v in layer.layer.weights]
     return [(variable, variable.numpy()) for variable in layer.weights]
 
 

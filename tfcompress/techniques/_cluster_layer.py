@@ -17,6 +17,7 @@ from tensorflow_model_optimization.python.core.clustering.keras.clustering_regis
 
 from tfcompress import keras_door as kd
 from tfcompress.techniques._centroids import Initialization, initial_centroids, initial_nonzero_centroids
+from tfcompress.techniques._substitution import computing_with
 
 tf = kd.tf
 
@@ -142,14 +143,9 @@ class FastClusterWeights(ClusterWeights):
 
     def call(self, inputs: Any) -> Any:
         """The layer's output with every clustered weight at its nearest centroid."""
-        # Past Keras' __setattr__, which would stop tracking the variables. tfmot's wrapper replaces them for good,
-        # and has to put them back in order when it is stripped.
-        attributes = vars(self.layer)
-        attributes.update({name: self._clustered(name) for name in self.original_clusterable_weights})
-        try:
+        # tfmot's wrapper replaces the variables for good, and has to put them back in order when it is stripped.
+        with computing_with(self.layer, {name: self._clustered(name) for name in self.original_clusterable_weights}):
             return self.layer.call(inputs)
-        finally:
-            attributes.update(self.original_clusterable_weights)
 
     def compute_mask(self, inputs: Any, mask: Any = None) -> Any:
         """The layer's own, so that an Embedding masks as before."""

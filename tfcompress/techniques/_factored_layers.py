@@ -11,10 +11,10 @@ from tfcompress import keras_door as kd
 from tfcompress.models.loading import copied_layer
 from tfcompress.models.rewrites._graph import Builder, Graph, Part, rebuilt
 from tfcompress.techniques._factorization import Factors
-from tfcompress.vocabulary.promises import Kind, Promise
+from tfcompress.vocabulary.promises import SHARED, Kind, Promise
 from tfcompress.vocabulary.state import Effect, Lineage, Move, State
 
-_VALUES: tuple[Kind, ...] = ("zeros", "group_zeros", "distinct", "levels")
+_VALUES: tuple[Kind, ...] = ("zeros", "group_zeros", *SHARED, "levels")
 _FACTORED = Effect(refused="the weight becomes a product of smaller ones, which have other values")
 
 

@@ -80,7 +80,7 @@ class Clustering(Technique):
         return tuple(self._chosen(model))
 
     def check(self, state: State) -> None:
-        """Refuse patterns that match no layer, models that hold other models, and 2 clusters where zeros are kept."""
+        """Refuse patterns that match no layer, nested models, code words, and 2 clusters where zeros are kept."""
         self._clusters(state)
 
     def promised(self, state: State) -> tuple[Promise, ...]:
@@ -171,11 +171,26 @@ class Clustering(Technique):
     def _clusters(self, state: State) -> tuple[dict[str, int], dict[str, bool]]:
         """For every chosen layer its number of clusters, and whether it has zeros to keep."""
         sparse = {name: _promised_zeros(state, name, weights) for name, weights in self._chosen(state.model).items()}
+        self._refuse_code_words(state)
         clusters = {name: value_for(name, self.clusters, self.per_layer) for name in sparse}
         too_few = [name for name, keep in sparse.items() if keep and clusters[name] < 3]
         if too_few:
             raise RecipeError(f"{self.name}: {_ZEROS_NEED}. Received: 2 for {', '.join(too_few)}.")
         return clusters, sparse
+
+    def _refuse_code_words(self, state: State) -> None:
+        """Refuse layers whose weights are to stay made of code words, which shared single values would not keep."""
+        coded = {
+            name: f"{name} ({promise.made_by})"
+            for name, attributes in self._chosen(state.model).items()
+            for attribute in attributes
+            for promise in state.promises_of(state.lineage.origin(f"{name}/{attribute}"), "codewords")
+        }
+        if coded:
+            raise RecipeError(
+                f"{self.name}: a weight made of code words cannot be clustered as well. Received: "
+                f"{', '.join(coded.values())}. Remedy: leave each out of one of the two steps."
+            )
 
     def _chosen(self, model: Any) -> dict[str, tuple[str, ...]]:
         """The layers to cluster, in the model's order, and the names of the weights in each."""

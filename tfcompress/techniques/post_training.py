@@ -43,7 +43,7 @@ from tfcompress.techniques.base import (
     value_for,
 )
 from tfcompress.vocabulary.errors import RecipeError
-from tfcompress.vocabulary.promises import Promise
+from tfcompress.vocabulary.promises import SHARED, Promise
 from tfcompress.vocabulary.state import LitertQuantizer, NumberFormat, State
 
 _WOULD_UNSHARE = (
@@ -191,7 +191,7 @@ class PostTraining(Technique):
     def check(self, state: State) -> None:
         """Refuse to undo the shared values of an earlier run, and what the model's layers cannot be given."""
         problems = []
-        if self.number_format != "float16" and any(promise.kind == "distinct" for promise in state.promises):
+        if self.number_format != "float16" and any(promise.kind in SHARED for promise in state.promises):
             problems.append(_WOULD_UNSHARE.format(name=self.name))
         if self.calibrates:
             problems += self._out_of_reach(state.model)

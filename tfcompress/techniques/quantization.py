@@ -10,6 +10,7 @@ from pydantic import Field, model_validator
 
 from tfcompress import keras_door as kd
 from tfcompress.models.graph import consumers
+from tfcompress.product_codes import sub_vectors
 from tfcompress.techniques._integer_form import (
     Bits,
     Storage,
@@ -26,6 +27,7 @@ from tfcompress.techniques._integer_form import (
 from tfcompress.techniques._ranges import DEFAULT_PERCENTILE, Percentile, RangeChoice, RangeMethod, percentile_problems
 from tfcompress.techniques.base import NO, StepPlan, Technique, Verdict, select_layers, value_for
 from tfcompress.vocabulary.errors import RecipeError
+from tfcompress.vocabulary.promises import SHARED, Promise
 from tfcompress.vocabulary.state import State
 
 
@@ -121,15 +123,15 @@ class Quantization(Technique):
         values = getattr(keras_layer, attribute).numpy()
         name = state.lineage.origin(f"{layer}/{attribute}")
         bits = value_for(layer, self.weight_bits, self.per_layer)
-        distinct = state.promises_of(name, "distinct")
+        shared = state.promises_of(name, *SHARED)
         keeps_zeros = state.promises_of(name, "zeros", "group_zeros")
         return _fake_quant.WeightGrid(
             bits=bits,
             container_bits=container_bits(keras_layer, bits, self.low_bit_storage),
             channel_axes=channel_axes(keras_layer),
-            shared_range=any(p.scope == "tensor" for p in distinct),
+            shared_range=any(p.scope != "channel" for p in shared),
             zero_mask=(values != 0) if keeps_zeros else None,
-            cluster_index=_cluster_index(values, distinct[0].scope) if distinct else None,
+            cluster_index=_cluster_index(values, shared[0]) if shared else None,
         )
 
     def _unshared(self, state: State) -> list[Verdict]:
@@ -140,7 +142,7 @@ class Quantization(Technique):
                 NO,
                 "its values are to stay shared, but the BatchNormalization behind it has a factor for each channel, "
                 "which its one scale cannot take up",
-                "leave it out of the clustering",
+                "leave it out of the step that shares them",
             )
             for name, attribute in quantizable_weights(state.model).items()
             if channel_axes(state.model.get_layer(name)) == 0
@@ -149,13 +151,13 @@ class Quantization(Technique):
                 for consumer in consumers(state.model, state.model.get_layer(name))
             )
             and any(
-                p.scope == "tensor" for p in state.promises_of(state.lineage.origin(f"{name}/{attribute}"), "distinct")
+                p.scope != "channel" for p in state.promises_of(state.lineage.origin(f"{name}/{attribute}"), *SHARED)
             )
         ]
 
     def _unshared_by_calibration(self, state: State, left: Mapping[str, Verdict]) -> list[Verdict]:
         """The layers left to calibration whose promised shared values the converter's scales would undo."""
-        shared = {p.weight for p in state.promises if p.kind == "distinct" and p.scope == "tensor"}
+        shared = {p.weight for p in state.promises if p.kind in SHARED and p.scope != "channel"}
         layers = dict.fromkeys(state.lineage.place(weight).rpartition("/")[0] for weight in shared)
         return [
             Verdict(
@@ -163,7 +165,7 @@ class Quantization(Technique):
                 NO,
                 "its values are to stay shared, but it is quantized by calibration, which gives every channel a scale "
                 f"of its own: {left[name].reason}",
-                f"leave it out of the clustering, or {left[name].remedy}",
+                f"leave it out of the step that shares them, or {left[name].remedy}",
             )
             for name in layers
             # The rows of an Embedding are gathered from a table of one scale.
@@ -171,9 +173,11 @@ class Quantization(Technique):
         ]
 
 
-def _cluster_index(values: np.ndarray, scope: str) -> np.ndarray:
+def _cluster_index(values: np.ndarray, promise: Promise) -> np.ndarray:
     """Which of a weight's shared values each element has; per channel (last axis), numbered apart."""
-    if scope == "tensor":
+    if promise.kind == "codewords":
+        return _code_word_index(values, promise.group)
+    if promise.scope == "tensor":
         return np.unique(values, return_inverse=True)[1].reshape(values.shape).astype(np.int32)
     index, offset = np.zeros(values.shape, np.int32), 0
     for channel in range(values.shape[-1]):
@@ -181,3 +185,11 @@ def _cluster_index(values: np.ndarray, scope: str) -> np.ndarray:
         index[..., channel] = local.reshape(values.shape[:-1]) + offset
         offset += len(levels)
     return index
+
+
+def _code_word_index(values: np.ndarray, group: int) -> np.ndarray:
+    """Which place of which of a kernel's code words each element has."""
+    vectors = sub_vectors(values, group, axis=-2)
+    words = np.unique(vectors.reshape(-1, group), axis=0, return_inverse=True)[1].reshape(vectors.shape[:-1])
+    index = words[..., None] * group + np.arange(group)
+    return np.moveaxis(index.reshape(*words.shape[:-1], -1), -1, -2).astype(np.int32)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, Literal
 
 from tfcompress.vocabulary.changes import Change
-from tfcompress.vocabulary.promises import Kind
+from tfcompress.vocabulary.promises import Kind, Scope
 from tfcompress.vocabulary.schema import Schema
 
 SCHEMA_VERSION = 1
@@ -122,12 +122,12 @@ class PromiseEvidence(Schema):
     """The weight, as the caller's model names it."""
     kind: Kind
     """What was promised; see `Promise`."""
-    scope: Literal["tensor", "channel"]
-    """Of the tensor or of each channel."""
+    scope: Scope
+    """Of the tensor, or of each channel or subspace alone."""
     domain: Literal["float", "integer"]
     """Of real values or of the stored integers."""
     group: int | None
-    """Size of a group, for group_zeros."""
+    """Size of a group, for group_zeros and codewords."""
     promised: float
     """The bound."""
     found: float

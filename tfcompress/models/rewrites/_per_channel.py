@@ -9,13 +9,14 @@ import numpy as np
 from tfcompress import keras_door as kd
 from tfcompress.models.rewrites._graph import Call, Graph, Part, attribute_of, same
 from tfcompress.models.rewrites.base import Edit
+from tfcompress.vocabulary.promises import SHARED, Kind
 from tfcompress.vocabulary.state import Effect, Move
 
 _LOST = Effect(refused="the normalization is merged into other weights")
 _BY_CHANNEL = Effect(refused="every channel is multiplied by a factor of its own")
-SCALED = {"distinct": _BY_CHANNEL, "levels": _BY_CHANNEL}
+SCALED: dict[Kind, Effect] = dict.fromkeys((*SHARED, "levels"), _BY_CHANNEL)
 """What becomes of promises on a weight whose channels are multiplied by a factor each."""
-_ALL_LOST = {"zeros": _LOST, "group_zeros": _LOST, "distinct": _LOST, "levels": _LOST}
+_ALL_LOST: dict[Kind, Effect] = dict.fromkeys(("zeros", "group_zeros", *SHARED, "levels"), _LOST)
 
 
 def per_channel_calls(graph: Graph) -> list[Call]:

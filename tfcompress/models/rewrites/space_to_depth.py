@@ -20,7 +20,9 @@ MOST_CHANNELS = 32
 
 _MOVED = {
     "distinct": Effect(bound_raised_by=1),
-    "group_zeros": Effect(refused="space to depth gives the kernel other input channels"),
+    **dict.fromkeys(
+        ("group_zeros", "codewords"), Effect(refused="space to depth gives the kernel other input channels")
+    ),
 }
 
 
