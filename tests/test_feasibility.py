@@ -68,8 +68,8 @@ def troubles():
 def test_eight_unsupported_things_are_listed_at_once(troubles):
     model, report = troubles
     assert [name for name, _ in report.layers] == [layer.name for layer in model.layers]
-    techniques = {"equalization", "blocks", "channels", "low_rank", "pruning", "clustering", "quantization"}
-    assert set(report.columns) == {*techniques, "int8"}
+    graph, shared = {"blocks", "channels", "low_rank"}, {"clustering", "product_quantization"}
+    assert set(report.columns) == {*graph, *shared, "adapters", "equalization", "pruning", "quantization", "int8"}
     found = {verdict.layer: verdict for column, verdict in report.findings if column == "quantization"}
     assert list(found) == [
         "elu",

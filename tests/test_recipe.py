@@ -73,8 +73,7 @@ def test_all_problems_are_named_at_once_with_line_rule_and_what_came(tmp_path):
         ({"technique": "pruning", "final_sparsity": 1.5}, "final_sparsity: must be less than 1. Received: 1.5"),
         (
             {"technique": "prunning"},
-            "must be one of blocks, channels, clustering, equalization, fine_tuning, low_rank, post_training, pruning, "
-            "quantization",
+            "must be one of adapters, blocks, channels, clustering, equalization, fine_tuning, low_rank, post_training, ",
         ),
         ({"final_sparsity": 0.5}, "must be one of"),
         ({"technique": "pruning", "begin": 0.8, "end": 0.4}, "end must lie behind begin"),
@@ -98,7 +97,7 @@ def test_a_bad_step_is_refused(step, expected):
         ([Pruning(), Pruning(), PostTraining()], "2 steps are called pruning"),
         ([Clustering(), PostTraining()], "post_training would break the promise of shared values"),
         ([Quantization(), FineTuning()], "fine_tuning cannot follow quantization"),
-        ([PostTraining(), FineTuning()], "equalization, fine_tuning may stand anywhere before quantized"),
+        ([PostTraining(), FineTuning()], "adapters, equalization, fine_tuning may stand anywhere before quantized"),
         ([FineTuning()], "exactly one step must choose the file's arithmetic"),
     ],
 )
@@ -227,9 +226,9 @@ def test_python_objects_appear_by_name_in_the_plain_form():
 
 
 def test_techniques_are_found_in_their_folder():
-    graph = {"blocks", "channels", "low_rank"}
-    anywhere = {"equalization", "fine_tuning"}
-    assert {*graph, *anywhere, "pruning", "clustering", "quantization", "post_training"} == set(techniques())
+    graph, shared = {"blocks", "channels", "low_rank"}, {"clustering", "product_quantization"}
+    anywhere = {"adapters", "equalization", "fine_tuning"}
+    assert {*graph, *shared, *anywhere, "pruning", "quantization", "post_training"} == set(techniques())
 
 
 def test_recipes_need_no_tensorflow():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, TypedDict
@@ -28,6 +28,7 @@ from tfcompress.recipe import Recipe, load_recipe
 from tfcompress.run_state import MODEL_FILE, is_run_folder, read_state
 from tfcompress.shipping import Shipment, rehearse, ship
 from tfcompress.techniques.base import StepPlan, Technique, undoes
+from tfcompress.trained_part import lacks
 from tfcompress.training import make_loss
 from tfcompress.training_data import TrainingData
 from tfcompress.vocabulary.changes import Change, summary
@@ -252,13 +253,21 @@ def _refuse_what_cannot_be_done(recipe: Recipe, state: State, faculty: Faculty, 
     Raises:
         RecipeError: naming them.
     """
-    problems = faculty.problems(recipe, state.model, float_model)
+    problems = [*faculty.problems(recipe, state.model, float_model), *_empty_parts(recipe, float_model)]
     try:
         with_promises(recipe, state)
     except RecipeError as error:
         problems.append(str(error))
     if problems:
         raise RecipeError("\n".join(problems))
+
+
+def _empty_parts(recipe: Recipe, model: Any) -> Iterator[str]:
+    """Of every training of weights that `model` has not, which."""
+    for step in recipe.steps:
+        part = step.fit.train
+        if step.trains and step.fit.epochs and part and not step.adds_weights and lacks(model, part):
+            yield f"{step.name}.fit.train: the model has no {part.replace('_', ' ')}. Remedy: another part, or all"
 
 
 def load_for(model: Any, data: Any, settings: DataSettings, data_dir: str | Path | None, seed: int) -> Dataset:

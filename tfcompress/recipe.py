@@ -66,7 +66,7 @@ class Recipe(Schema):
 
     @model_validator(mode="after")
     def _steps_can_follow_one_another(self) -> Recipe:
-        problems = [*_order_problems(self.steps), *self._distillation_problems()]
+        problems = [*_order_problems(self.steps), *self._distillation_problems(), *self._part_problems()]
         if not problems:
             problems = self.conversion.problems_with(self.number_format)
         if problems:
@@ -95,6 +95,16 @@ class Recipe(Schema):
                 yield (
                     f"{step.name}.fit.distillation.features: conversion.faster may replace the layers whose outputs "
                     "are matched. Remedy: match them in a step before, such as fine_tuning, or conversion.faster=false"
+                )
+
+    def _part_problems(self) -> Iterator[str]:
+        """Which trainings are to move only what is added, where nothing is."""
+        fits = {"train": (self.train, False), **{f"{s.name}.fit": (s.fit, s.adds_weights) for s in self.steps}}
+        for where, (fit, adds_weights) in fits.items():
+            if fit.train == "added" and not adds_weights:
+                yield (
+                    f"{where}.train: `added` trains what a step adds, and nothing is added here. "
+                    "Remedy: biases, normalizations, or all"
                 )
 
     @property

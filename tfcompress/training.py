@@ -18,6 +18,7 @@ from tfcompress.distillation.lesson import Lesson
 from tfcompress.evaluate.metric import Score, cross_entropy_of
 from tfcompress.regularization import regularized
 from tfcompress.run_folder import RunFolder
+from tfcompress.trained_part import normalizations_at_rest, train_only, trained_variables
 from tfcompress.training_data import TrainingData
 from tfcompress.vocabulary.errors import RecipeError, RunFolderError, TrainingError
 from tfcompress.vocabulary.reporter import Reporter
@@ -82,12 +83,13 @@ class Training:
         Raises:
             TrainingError: the loss or a weight is no longer finite; the last good checkpoint stays.
         """
-        network = self.network(model)
-        progress = self._restore(network)
-        rows = self.lesson.rows(self.folder) if self.lesson and not self._ended(progress) else None
-        while not self._ended(progress):
-            self._epoch(model, network, progress, rows)
-            self._save(network, progress)
+        with normalizations_at_rest(model, self.fit.train):
+            network = self.network(model)
+            progress = self._restore(network)
+            rows = self.lesson.rows(self.folder) if self.lesson and not self._ended(progress) else None
+            while not self._ended(progress):
+                self._epoch(model, network, progress, rows)
+                self._save(network, progress)
         if progress.best_weights:
             _assign(_variables(network), progress.best_weights)
         return progress.history
@@ -99,7 +101,9 @@ class Training:
             network = regularized(network, model, self.fit.regularization, where=self.name)
         optimizer = make_optimizer(self.fit, self.data.steps_per_epoch)
         network.compile(optimizer=optimizer, loss=self.objective(make_loss(self.data.task, self.data.from_logits)))
-        optimizer.build(network.trainable_variables)
+        trained = trained_variables(network, model, self.fit.train, self.name)
+        optimizer.build(trained)
+        train_only(optimizer, trained)
         return network
 
     def _ended(self, progress: Progress) -> bool:

@@ -25,8 +25,8 @@ def computing_with(layer: Any, tensors: Mapping[str, Any]) -> Iterator[None]:
 class Substitution(kd.keras.layers.Wrapper):
     """A layer one of whose weights is computed from variables of this wrapper: a subclass says how in `effective`.
 
-    The layer keeps its variables, in their order; the substituted one is not trained. It is set when training is over
-    (`settle`), and the wrapper can go.
+    The layer keeps its variables, in their order; the substituted one is not trained. When training is over, `stripped`
+    gives the model without wrappers.
 
     Args:
         layer: a Keras layer that is built.
@@ -46,10 +46,6 @@ class Substitution(kd.keras.layers.Wrapper):
     def effective(self) -> Any:
         """What the layer computes with: a tensor of the variable's shape."""
         raise NotImplementedError
-
-    def settle(self) -> None:
-        """Set the layer's variable to what the layer computes with."""
-        self.variable.assign(self.effective())
 
     def call(self, inputs: Any) -> Any:
         """The layer's output."""
@@ -79,14 +75,15 @@ class Substitution(kd.keras.layers.Wrapper):
 
 
 def stripped(model: Any) -> Any:
-    """A copy of `model` without wrappers, with the weights that its layers computed with."""
+    """A copy of `model` without wrappers, with the weights that its layers compute with; `model` stays as it is."""
     from tfcompress.models.loading import clone
 
-    def strip(layer: Any) -> Any:
-        if not isinstance(layer, Substitution):
-            return layer
-        layer.settle()
-        return layer.layer
-
+    wrappers = [layer for layer in model.layers if isinstance(layer, Substitution)]
+    shared = kd.keras.models.clone_model(
+        model, clone_function=lambda layer: layer.layer if isinstance(layer, Substitution) else layer
+    )
     # Cloned once more, for the first copy shares its layers with the model that was trained.
-    return clone(kd.keras.models.clone_model(model, clone_function=strip))
+    copy = clone(shared)
+    for wrapper in wrappers:
+        getattr(copy.get_layer(wrapper.layer.name), wrapper.attribute).assign(wrapper.effective())
+    return copy

@@ -112,6 +112,9 @@ class Technique(Schema):
     open_ended: ClassVar[bool] = False
     """Whether training for more epochs begins like training for fewer: nothing but the rate looks ahead to the end."""
 
+    adds_weights: ClassVar[bool] = False
+    """Whether the prepared model has weights of the step's own to train, such as centroids."""
+
     technique: str
     """Which technique this is."""
     name: str = Field(default="", pattern=r"^[A-Za-z0-9_-]*$")

@@ -48,6 +48,7 @@ class Clustering(Technique):
 
     stage: ClassVar[str] = "shared"
     open_ended: ClassVar[bool] = True
+    adds_weights: ClassVar[bool] = True
 
     technique: Literal["clustering"] = "clustering"
     clusters: Clusters = 16

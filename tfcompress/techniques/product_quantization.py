@@ -38,6 +38,7 @@ class ProductQuantization(Technique):
 
     stage: ClassVar[str] = "shared"
     open_ended: ClassVar[bool] = True
+    adds_weights: ClassVar[bool] = True
 
     technique: Literal["product_quantization"] = "product_quantization"
     block: int = Field(default=4, ge=2, le=256)

@@ -10,6 +10,9 @@ from tfcompress.vocabulary.distillation import Distillation
 from tfcompress.vocabulary.regularization import Regularization
 from tfcompress.vocabulary.schema import Schema
 
+TrainedPart = Literal["all", "added", "biases", "normalizations", "biases_and_normalizations"]
+"""Which weights a step trains; what the step itself adds to a model is always among them."""
+
 
 class EarlyStopping(Schema):
     """Stop when the validation metric has not improved for `patience` epochs; keep the best epoch's weights."""
@@ -31,6 +34,10 @@ class Fit(Schema):
     """How the rate falls over the step's epochs: `cosine` to 0, `exponential` to a hundredth. Defaults to cosine."""
     early_stopping: EarlyStopping | None = None
     """Off by default."""
+    train: TrainedPart | None = None
+    """Which weights are trained beside what the step adds (centroids, code words, adapters): `all`, or for cheap
+    recovery `biases`, `normalizations`, `biases_and_normalizations`, or nothing else (`added`). All others stay as they
+    are to the bit, statistics of normalizations too. Defaults to all, and to `added` for adapters."""
     distillation: Distillation | None = None
     """Teachers to learn from beside the data. Off by default."""
     regularization: Regularization | None = None
