@@ -122,7 +122,7 @@ def test_the_converter_is_asked_too(troubles):
 
 def test_a_report_is_a_table_and_lines(troubles):
     _, report = troubles
-    assert report.rows[-1] == ("out", "Dense", "-", "-", "-", "yes", "yes", "yes", "yes", "yes")
+    assert report.rows[-1] == ("out", "Dense", "no", "-", "-", "-", "yes", "yes", "yes", "no", "yes", "yes")
     text = lines(report.findings)
     # Techniques that say the same of the nested model share a line.
     assert any(

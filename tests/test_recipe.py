@@ -73,7 +73,7 @@ def test_all_problems_are_named_at_once_with_line_rule_and_what_came(tmp_path):
         ({"technique": "pruning", "final_sparsity": 1.5}, "final_sparsity: must be less than 1. Received: 1.5"),
         (
             {"technique": "prunning"},
-            "must be one of adapters, blocks, channels, clustering, equalization, fine_tuning, low_rank, post_training, ",
+            "must be one of adapters, blocks, channels, clustering, equalization, fine_tuning, low_rank, ",
         ),
         ({"final_sparsity": 0.5}, "must be one of"),
         ({"technique": "pruning", "begin": 0.8, "end": 0.4}, "end must lie behind begin"),

@@ -135,6 +135,11 @@ def test_only_what_is_added_needs_a_step_that_adds_something():
     added = {"train": "added"}
     with pytest.raises(ValidationError) as refusal:
         Recipe(train=added, steps=[{"technique": "fine_tuning", "fit": added}, {"technique": "quantization"}])
+    drawn = {"train": "biases", "regularization": {"kind": "l1", "strength": 0.1}}
+    with pytest.raises(
+        ValidationError, match=r"fine_tuning\.fit\.regularization: it draws at kernels, and train: biases"
+    ):
+        Recipe(steps=[{"technique": "fine_tuning", "fit": drawn}, {"technique": "quantization"}])
     for where in ("train.train", "fine_tuning.fit.train"):
         assert f"{where}: `added` trains what a step adds, and nothing is added here." in str(refusal.value)
     assert Recipe(

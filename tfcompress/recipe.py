@@ -98,13 +98,18 @@ class Recipe(Schema):
                 )
 
     def _part_problems(self) -> Iterator[str]:
-        """Which trainings are to move only what is added, where nothing is."""
+        """Which trainings are of weights that are not there, or draw at weights that are not trained."""
         fits = {"train": (self.train, False), **{f"{s.name}.fit": (s.fit, s.adds_weights) for s in self.steps}}
         for where, (fit, adds_weights) in fits.items():
             if fit.train == "added" and not adds_weights:
                 yield (
                     f"{where}.train: `added` trains what a step adds, and nothing is added here. "
                     "Remedy: biases, normalizations, or all"
+                )
+            if fit.train not in (None, "all") and fit.regularization is not None:
+                yield (
+                    f"{where}.regularization: it draws at kernels, and train: {fit.train} leaves them as they are. "
+                    "Remedy: leave it out, or train all"
                 )
 
     @property
