@@ -1,13 +1,17 @@
 """Channels cut by recipe: how many, which, promised, and refused where that cannot be."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 from fixtures import models
 from pydantic import ValidationError
 
 from tfcompress import keras_door as kd
+from tfcompress.evaluate.latency import LatencyReport
 from tfcompress.models.channels import channel_groups, macs, narrowed, parameters
 from tfcompress.models.loading import fingerprint
+from tfcompress.techniques import _timed
 from tfcompress.techniques.channels import Channels
 from tfcompress.vocabulary.errors import ModelError, RecipeError
 from tfcompress.vocabulary.promises import Promise
@@ -84,6 +88,48 @@ def test_a_target_out_of_reach_is_refused_with_the_nearest():
     Channels(target={"macs": nearest + 1e-3}, multiple_of=4).check(State(model))
 
 
+@pytest.mark.parametrize(("costs", "fixed"), [((1, 3), {}), ((3, 1), {}), ((0, 1), {}), ((1, 1), {"c1": 0.5})])
+def test_what_is_least_important_for_its_time_goes_first(costs, fixed, monkeypatch):
+    """Against the same choice made channel by channel, with files whose time is so much for each channel."""
+    cost = dict(zip(("c1", "c1_1"), costs, strict=True))
+    asked, kept_back = [], []
+
+    def once(find):
+        kept_back[:] = kept_back or [find()]
+        return kept_back[0]
+
+    def timed(files, **_):
+        asked.append(files)
+        return LatencyReport({name: (float(time),) for name, time in files.items()})
+
+    def time(sizes):
+        return 1 + sum(cost[name] * size for name, size in sizes.items())
+
+    monkeypatch.setattr(_timed, "quantized_tflite", lambda model, *_: time(sizes(model)))
+    monkeypatch.setattr(_timed, "measure_latency", timed)
+    model = models.conv_bn()
+    step = Channels(target={"latency": 0.6}, scope="timed", multiple_of=1, per_layer=fixed)
+    plan = dataclasses.replace(models.plan_for(models.inputs_for(model)), once=once)
+    smaller = step.prepare(State(model), plan).model
+
+    left = {name: 8 - round(8 * fixed.get(name, 0)) for name in cost}
+    scores = {name: np.linalg.norm(models.kernel_of(model, name).reshape(-1, 8), axis=0) for name in cost}
+    order = sorted(
+        (score / cost[name] / scores[name].mean() if cost[name] else np.inf, name)
+        for name in cost
+        if name not in fixed
+        for score in scores[name]
+    )
+    for _, name in order:
+        if time(left) <= 0.6 * time({"c1": 8, "c1_1": 8}):
+            break
+        left[name] -= 1
+    assert sizes(smaller) == left
+    count = len(asked)
+    assert fingerprint(step.prepare(State(model), plan).model) == fingerprint(smaller)
+    assert len(asked) == count
+
+
 def test_what_would_cut_nothing_is_refused():
     model = models.conv_bn()
     with pytest.raises(RecipeError, match=r"multiples of 8, nothing would be cut.*c1 8, c1_1 8.*smaller multiple_of"):
@@ -108,6 +154,8 @@ def test_what_would_cut_nothing_is_refused():
         ({"target": {"macs": 0}}, "greater than 0"),
         ({"remove": 1.0}, "less than 1"),
         ({"multiple_of": 0}, "greater than or equal to 1"),
+        ({"scope": "timed"}, "timed needs a target of latency"),
+        ({"scope": "timed", "target": {"macs": 0.5}}, "timed needs a target of latency"),
     ],
 )
 def test_values_that_make_no_sense_are_refused(values, said):

@@ -64,10 +64,10 @@ class ResidualBlocks:
         self.graph = Graph(model)
         self._passed = _kernels_passed(self.graph)
         sums = [call for call in self.graph.calls if _is_sum(call)]
-        #: Why sums are no blocks, by the name of the layer.
         self.refused = {call.layer.name: why for call in sums if (why := self._refusal(call))}
-        #: The calls that close the blocks, by the names of these, in the model's order.
+        """Why sums are no blocks, by the name of the layer."""
         self.sums = {_name(call): call for call in sums if call.layer.name not in self.refused}
+        """The calls that close the blocks, by the names of these, in the model's order."""
 
     def __iter__(self) -> Iterator[ResidualBlock]:
         whole = self.calls_left(())

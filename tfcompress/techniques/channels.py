@@ -12,7 +12,7 @@ from tfcompress import keras_door as kd
 from tfcompress.models.channels import OUTPUT, ChannelGroup, channel_groups, narrowed
 from tfcompress.models.graph import calls
 from tfcompress.models.loading import clone
-from tfcompress.techniques._figures import figure
+from tfcompress.techniques._figures import Figure, figure
 from tfcompress.techniques._importance import Importance, importances
 from tfcompress.techniques._selection import (
     Kept,
@@ -66,8 +66,9 @@ class Channels(Technique):
     """Share of the channels to cut. Defaults to 0.25 where there is no `target`."""
     target: Target | None = None
     """In place of `remove`: as few channels as bring one figure down to a share of it, e.g. `{macs: 0.5}`."""
-    scope: Literal["uniform", "global"] = "uniform"
-    """Whether every group loses the same share (the default), or the least important channels of all go."""
+    scope: Literal["uniform", "global", "timed"] = "uniform"
+    """Whether every group loses the same share (the default), or the least important channels of all go; `timed`, for
+    a `target` of latency, those that are least important for the time they take, measured group by group."""
     per_layer: dict[str, Share] = Field(default={})
     """Other shares for groups by pattern of their names, e.g. `{conv1: 0}`; these do not compete with others."""
     multiple_of: int = Field(default=8, ge=1, le=1024)
@@ -83,6 +84,8 @@ class Channels(Technique):
     def _one_aim(self) -> Channels:
         if self.remove is not None and self.target is not None:
             raise ValueError("remove and target exclude one another. Remedy: give one of them")
+        if self.scope == "timed" and (self.target is None or self.target.figure != "latency"):
+            raise ValueError("scope: timed needs a target of latency. Remedy: target: {latency: ...}, or scope: global")
         return self
 
     def verdicts(self, model: Any) -> tuple[Verdict, ...]:
@@ -178,51 +181,96 @@ class Channels(Technique):
         plan: StepPlan | None = None,
     ) -> Kept:
         """What stays of each group; before there is a plan, the first channels, by shares equal for all groups."""
-        share = self._share_to_cut if self.target is None else self._share_for(self.target, model, groups, scores, plan)
-        return self._kept_at(groups, scores, share)
+        if self.target is None:
+            counts = self._counts(groups, scores, self._share_to_cut)
+        else:
+            counts = self._counts_for(self.target, model, groups, scores, plan)
+        return self._chosen(groups, scores, counts)
 
-    def _share_for(
+    def _counts_for(
         self,
         target: Target,
         model: Any,
         groups: Sequence[ChannelGroup],
         scores: Mapping[str, np.ndarray] | None,
         plan: StepPlan | None,
-    ) -> float:
-        """The smallest share that brings the figure of `target` down to its bound; none where it is yet to be timed."""
+    ) -> dict[str, int]:
+        """How many stay with the smallest share cut that brings the figure of `target` down to its bound; all of them
+        where it is yet to be timed."""
         of = figure(target.figure, model, groups, plan, where=self.name)
         if of is None:
-            return 0.0
-
-        def left(share: float) -> float:
-            return of(self._kept_at(groups, scores, share))
-
+            return self._counts(groups, scores, 0.0)
         timed = plan is not None and target.figure == "latency"
-        finest = _FINEST_TIMED if timed else _FINEST_COUNTED
-        # Another measurement would find another share, and an interrupted run go on with another model.
-        once = plan.once if timed else lambda find: find()
-        share = once(lambda: smallest_share(left, target.bound, finest))
-        if share is None:
-            raise RecipeError(
-                f"{self.name}: target.{target.figure} must be within reach. Received: {target.bound:g}; the nearest "
-                f"that can be met is {left(1.0):.4g}, with multiple_of {self.multiple_of}, at_least {self.at_least} "
-                "and per_layer as they are."
-            )
-        return share
 
-    def _kept_at(self, groups: Sequence[ChannelGroup], scores: Mapping[str, np.ndarray] | None, share: float) -> Kept:
-        rounding = Rounding(self.multiple_of, self.at_least)
+        def find() -> dict[str, int]:
+            prices = self._prices(groups, of) if self.scope == "timed" else None
+
+            def left(share: float) -> float:
+                return of(self._chosen(groups, scores, self._counts(groups, scores, share, prices)))
+
+            share = smallest_share(left, target.bound, _FINEST_TIMED if timed else _FINEST_COUNTED)
+            if share is None:
+                raise RecipeError(
+                    f"{self.name}: target.{target.figure} must be within reach. Received: {target.bound:g}; the "
+                    f"nearest that can be met is {left(1.0):.4g}, with multiple_of {self.multiple_of}, at_least "
+                    f"{self.at_least} and per_layer as they are."
+                )
+            return self._counts(groups, scores, share, prices)
+
+        # Another measurement would find other numbers, and an interrupted run go on with another model.
+        return plan.once(find) if timed else find()
+
+    def _prices(self, groups: Sequence[ChannelGroup], of: Figure) -> dict[str, float]:
+        """The share of the time that a channel of each group takes: what about half of it alone gains, by channel.
+
+        Measured over many channels, for kernels take them in blocks, and one alone gains nothing.
+        """
+        whole: Kept = {group.name: np.arange(group.size) for group in groups}
+        prices = {}
+        for group in self._competing(groups):
+            half = self._rounding.of(group.size, group.size / 2)
+            gained = 1 - of({**whole, group.name: most_important(group, np.zeros(group.size), half, self.at_least)})
+            prices[group.name] = max(gained, 0.0) / max(group.size - half, 1)
+        return prices
+
+    def _competing(self, groups: Sequence[ChannelGroup]) -> list[ChannelGroup]:
+        """The groups without a share of their own."""
+        return [group for group in groups if value_for(group.name, None, self.per_layer) is None]
+
+    @property
+    def _rounding(self) -> Rounding:
+        return Rounding(self.multiple_of, self.at_least)
+
+    def _counts(
+        self,
+        groups: Sequence[ChannelGroup],
+        scores: Mapping[str, np.ndarray] | None,
+        share: float,
+        prices: Mapping[str, float] | None = None,
+    ) -> dict[str, int]:
+        """How many channels of each group stay when `share` is cut, where groups compete at these `prices`, if any."""
         shares = {group.name: value_for(group.name, share, self.per_layer) for group in groups}
-        counts = uniform_counts(groups, shares, rounding)
-        if self.scope == "global" and scores is not None:
-            free = [group for group in groups if value_for(group.name, None, self.per_layer) is None]
-            counts |= global_counts(free, scores, share, rounding)
+        counts = uniform_counts(groups, shares, self._rounding)
+        if self.scope != "uniform" and scores is not None:
+            compared = scores if prices is None else {name: _per(scores[name], prices[name]) for name in prices}
+            counts |= global_counts(self._competing(groups), compared, share, self._rounding)
+        return counts
+
+    def _chosen(
+        self, groups: Sequence[ChannelGroup], scores: Mapping[str, np.ndarray] | None, counts: Mapping[str, int]
+    ) -> Kept:
+        """The channels of each group that stay, the most important ones."""
         return {
             group.name: most_important(
                 group, np.zeros(group.size) if scores is None else scores[group.name], counts[group.name], self.at_least
             )
             for group in groups
         }
+
+
+def _per(scores: np.ndarray, price: float) -> np.ndarray:
+    """`scores` by `price`; without a gain, none is worth to be cut."""
+    return scores / price if price > 0 else np.full(len(scores), np.inf)
 
 
 def _cuttable(model: Any) -> tuple[ChannelGroup, ...]:
