@@ -246,6 +246,21 @@ def test_biases_take_back_the_shift_of_rounded_weights(method):
     assert shifts[method] < 0.5 * shifts["none"]
 
 
+def test_weights_are_rounded_for_the_outputs_of_layers():
+    model = conv_bn()
+    inputs, errors = inputs_for(model, 48), {}
+    expected = model.predict(inputs, verbose=0)
+    for values in ({}, {"rounding": "adaptive", "rounding_steps": 200}):
+        step = PostTraining(weight_bits=3, weight_granularity="tensor", **values)
+        state = run(step, State(model), inputs)
+        errors[step.rounding] = np.square(state.model.predict(inputs, verbose=0) - expected).mean()
+        kernel = dict(quantized_weights(state.model))["c1"]
+        # Up or down, but on the same grid.
+        levels = kernel / (np.abs(folded(model, "c1")).max() / 3)
+        np.testing.assert_allclose(levels, np.round(levels), atol=1e-4)
+    assert errors["adaptive"] < errors["nearest"]
+
+
 def quantized_weights(model):
     """The weights as the file has them, by layer."""
     from tfcompress.techniques._fake_quant import weight_quantizers
@@ -256,8 +271,9 @@ def quantized_weights(model):
 
 def test_values_that_exclude_one_another_are_refused_all_at_once():
     with pytest.raises(ValidationError) as failure:
-        PostTraining(number_format="float16", ranges="mse", weight_bits=4, percentile=99.9)
+        PostTraining(number_format="float16", ranges="mse", weight_bits=4, percentile=99.9, rounding_steps=9)
     said = str(failure.value)
+    assert "rounding_steps: for rounding: adaptive alone" in said
     assert "percentile is the value of ranges: percentile" in said
     assert "number_format=float16 with ranges=mse, weight_bits=4" in said
     for wrong in ({"weight_bits": 9}, {"ranges": "max"}, {"percentile": 101, "ranges": "percentile"}):

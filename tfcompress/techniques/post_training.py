@@ -59,6 +59,7 @@ _CALIBRATING = (
     "per_layer",
     "weight_granularity",
     "weight_ranges",
+    "rounding",
     "bias_correction",
 )
 """The values that the converter's own calibration does not know."""
@@ -114,6 +115,11 @@ class PostTraining(Technique):
     """Where up to 4 bits are stored: `size` in INT4 tensors, half the bytes; `speed` in INT4 only for Dense,
     whose kernels run it. Defaults to speed."""
 
+    rounding: Literal["nearest", "adaptive"] = "nearest"
+    """Whether weights go to the ``nearest`` level, or up or down so that each layer's output comes near the float one:
+    ``adaptive`` (Nagel et al., "Up or Down?", 2020). Defaults to nearest."""
+    rounding_steps: int = Field(default=2000, ge=1, le=100_000)
+    """Of Adam for each layer, for ``rounding: adaptive``. Defaults to 2000."""
     bias_correction: Literal["none", "empirical", "analytic"] = "none"
     """Whether biases take back what the rounding of weights shifts a channel's mean by (Nagel et al. 2019):
     ``empirical``, by the means of the model as far as it is corrected; ``analytic``, by the rounding error's response
@@ -131,6 +137,8 @@ class PostTraining(Technique):
     @model_validator(mode="after")
     def _values_agree(self) -> PostTraining:
         problems = percentile_problems(self.ranges, self.percentile)
+        if self.rounding == "nearest" and (alone := self._other_than_default(["rounding_steps"])):
+            problems.append(f"rounding_steps: for rounding: adaptive alone. Received: {_said(alone)}")
         chosen = self._other_than_default(_CALIBRATING)
         by_litert = {"backend": "litert"} if self.backend == "litert" else {}
         if self.number_format != "int8" and (integers := chosen | by_litert):
@@ -253,6 +261,7 @@ class PostTraining(Technique):
     def _calibrated(self, model: Any, plan: StepPlan) -> Any:
         """The integer form of `model`, whose BatchNormalization is folded."""
         from tfcompress.techniques import _fake_quant
+        from tfcompress.techniques._adaptive_rounding import round_adaptively
         from tfcompress.techniques._bias_correction import correct_biases
 
         weights = quantizable_weights(model)
@@ -260,10 +269,13 @@ class PostTraining(Technique):
         within = self._in_range(model, weights, grids) if self.weight_ranges == "mse" else model
         quantized = integer_form(within, grids)
         choice = RangeChoice(self.ranges, self.percentile)
+        # Ranges are chosen anew whenever weights or biases have changed what flows through.
         _fake_quant.calibrate(quantized, plan.calibration, choice)
+        if self.rounding == "adaptive":
+            round_adaptively(quantized, model, plan.calibration, steps=self.rounding_steps, seed=plan.seed)
+            _fake_quant.calibrate(quantized, plan.calibration, choice)
         if self.bias_correction != "none":
             correct_biases(quantized, model, plan.calibration, self.bias_correction)
-            # Of activations that are no longer shifted.
             _fake_quant.calibrate(quantized, plan.calibration, choice)
         return quantized
 
