@@ -36,7 +36,8 @@ def rounded(quantized, model, samples, steps=STEPS, seed=0):
 
 def kernels(quantized):
     """By layer, the variable behind the quantized weight, and what the layer computes with."""
-    from tfcompress.techniques._fake_quant import fake_quantize, weight_quantizers
+    from tfcompress.techniques._fake_quant import weight_quantizers
+    from tfcompress.techniques._weight_grid import fake_quantize
 
     return {
         wrapper.layer.name: (weight.numpy(), fake_quantize(weight, quantizer.grid).numpy())

@@ -17,9 +17,10 @@ from tfcompress import keras_door as kd
 from tfcompress.models.graph import consumers
 from tfcompress.models.rewrites._activations import is_elementwise
 from tfcompress.schedules import polynomial
-from tfcompress.techniques._fake_quant import constrain, level_size, weight_quantizers
+from tfcompress.techniques._fake_quant import weight_quantizers
 from tfcompress.techniques._layer_rows import LayerRows, layer_rows
 from tfcompress.techniques._lockstep import Counterparts, counterparts
+from tfcompress.techniques._weight_grid import constrain, level_size
 from tfcompress.vocabulary.errors import RecipeError
 
 _ZETA, _GAMMA = 1.1, -0.1

@@ -10,11 +10,9 @@ from __future__ import annotations
 import copy
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from tensorflow_model_optimization.python.core.quantization.keras import quantizers
 from tensorflow_model_optimization.python.core.quantization.keras.default_8bit import (
     default_8bit_quantize_layout_transform,
     default_8bit_quantize_registry,
@@ -30,147 +28,14 @@ from tf_keras.src.saving.serialization_lib import SafeModeScope
 from tfcompress import keras_door as kd
 from tfcompress.models.graph import consumers
 from tfcompress.models.loading import clone, copied_layer, custom_objects, set_weights
+from tfcompress.techniques._activation_ranges import ActivationQuantizer, LearnedRangeQuantizer
 from tfcompress.techniques._batch_norm import fold_where_scales_are_shared
 from tfcompress.techniques._ranges import MIN_MAX, Extremes, Histogram, RangeChoice
+from tfcompress.techniques._weight_grid import WeightGrid, WeightQuantizer
 from tfcompress.vocabulary.errors import ModelError
 
 ACTIVATIONS = frozenset({None, "linear", "relu", "swish", "gelu", "softmax", "sigmoid", "tanh"})
 """Activations that tfmot's `QuantizeAwareActivation` knows, and None for a layer that has none."""
-
-
-@dataclass(frozen=True)
-class WeightGrid:
-    """How one weight is quantized in training, and what it must keep meanwhile.
-
-    Args:
-        bits: width of the grid, 2...8.
-        container_bits: width of the stored integers, 4 or 8; the scale is laid out for it.
-        channel_axes: how many of the last axes number the channels, each with a scale of its own; 0 for one scale.
-        shared_range: every channel gets the range of the whole tensor, so that equal values become equal integers.
-        zero_mask: 1 where the weight may move, 0 where it stays zero; the weight's shape.
-        cluster_index: which cluster each value belongs to, int32 in the weight's shape.
-    """
-
-    bits: int = 8
-    container_bits: int = 8
-    channel_axes: int = 0
-    shared_range: bool = False
-    zero_mask: np.ndarray | None = None
-    cluster_index: np.ndarray | None = None
-
-
-class WeightQuantizer(quantizers.Quantizer):
-    """Symmetric fake quantization of a weight on a `WeightGrid`.
-
-    The grid has 2**bits - 1 levels, from the largest magnitude of the channel (Jacob et al. 2018, section 3.1,
-    with a zero point of 0). It is emulated inside the integer container that will hold it: an outer range of
-    scale * (2**(container_bits - 1) - 1) makes the converter store exactly these levels at every width.
-    While `resting`, values pass unchanged.
-    """
-
-    def __init__(self, grid: WeightGrid) -> None:
-        self.grid = grid
-        self.resting = False
-
-    def build(self, tensor_shape: Any, name: str, layer: Any) -> dict[str, Any]:
-        """No variables: the range is that of the current values."""
-        del tensor_shape, name, layer
-        return {}
-
-    def __call__(self, inputs: Any, training: bool, weights: dict[str, Any], **kwargs: Any) -> Any:
-        del training, weights, kwargs
-        return inputs if self.resting else fake_quantize(constrain(inputs, self.grid), self.grid)
-
-    def get_config(self) -> dict[str, Any]:
-        """The grid without the arrays, which belong to the training and not to the layer."""
-        grid = self.grid
-        return {
-            "bits": grid.bits,
-            "container_bits": grid.container_bits,
-            "channel_axes": grid.channel_axes,
-            "shared_range": grid.shared_range,
-        }
-
-    @classmethod
-    def from_config(cls, config: dict[str, Any]) -> WeightQuantizer:
-        """The inverse of `get_config`."""
-        return cls(WeightGrid(**config))
-
-
-def constrain(weight: Any, grid: WeightGrid) -> Any:
-    """`weight` with the zeros and shared values that `grid` asks to keep.
-
-    Each shared value is the mean of its cluster, so its members receive the mean gradient: they move together
-    under any element-wise optimizer, and stay equal.
-    """
-    tf = kd.tf
-    if grid.cluster_index is not None:
-        index = tf.constant(grid.cluster_index.ravel())
-        clusters = int(grid.cluster_index.max()) + 1
-        centroids = tf.math.unsorted_segment_mean(tf.reshape(weight, [-1]), index, clusters)
-        weight = tf.reshape(tf.gather(centroids, index), tf.shape(weight))
-    if grid.zero_mask is not None:
-        weight = weight * tf.constant(grid.zero_mask, weight.dtype)
-    return weight
-
-
-def fake_quantize(weight: Any, grid: WeightGrid) -> Any:
-    """`weight` rounded to the levels of `grid`, with straight-through gradients; same shape."""
-    tf = kd.tf
-    weight = tf.convert_to_tensor(weight)
-    outer = level_size(weight, grid) * (2 ** (grid.container_bits - 1) - 1)
-    if grid.channel_axes == 0:
-        return tf.quantization.fake_quant_with_min_max_vars(
-            weight, -outer, outer, num_bits=grid.container_bits, narrow_range=True
-        )
-    # The operation wants all channels in one last axis.
-    by_channel = [*weight.shape[: -grid.channel_axes], -1]
-    outer = tf.reshape(outer, [-1])
-    quantized = tf.quantization.fake_quant_with_min_max_vars_per_channel(
-        tf.reshape(weight, by_channel), -outer, outer, num_bits=grid.container_bits, narrow_range=True
-    )
-    return tf.reshape(quantized, weight.shape)
-
-
-def level_size(weight: Any, grid: WeightGrid) -> Any:
-    """The distance between neighbouring levels of `grid` for the values of `weight`, without gradients.
-
-    One number, or one for each channel, in the shape of the weight's last `channel_axes`.
-    """
-    tf = kd.tf
-    magnitude = tf.stop_gradient(tf.abs(tf.convert_to_tensor(weight)))
-    largest = tf.reduce_max(magnitude)
-    # A channel or tensor of zeros has no range of its own; any positive one represents it exactly.
-    ranges = largest = tf.where(largest > 0, largest, 1.0)
-    if grid.channel_axes:
-        by_channel = tf.reduce_max(magnitude, axis=range(magnitude.shape.rank - grid.channel_axes))
-        own = tf.logical_and(by_channel > 0, not grid.shared_range)
-        ranges = tf.where(own, by_channel, largest)
-    return ranges / (2 ** (grid.bits - 1) - 1)
-
-
-class ActivationQuantizer(quantizers.MovingAverageQuantizer):
-    """tfmot's moving-average 8-bit quantizer that can first observe calibration data.
-
-    While there are `observers`, values pass unchanged, and the observer of their range is shown them.
-    """
-
-    def __init__(self) -> None:
-        super().__init__(num_bits=8, per_axis=False, symmetric=False, narrow_range=False)
-        self.observers: Mapping[Any, Extremes | Histogram] | None = None
-        """By the reference of a range's lower variable; None (the default) to quantize."""
-
-    def __call__(self, inputs: Any, training: bool, weights: dict[str, Any], **kwargs: Any) -> Any:
-        if self.observers is None:
-            return super().__call__(inputs, training, weights, **kwargs)
-        observer = self.observers.get(weights["min_var"].ref())
-        if observer is not None:
-            observer.observe(inputs.numpy())
-        return inputs
-
-    def get_config(self) -> dict[str, Any]:
-        """Nothing to configure."""
-        return {}
 
 
 def quantized(model: Any, trained: Collection[str], grids: Mapping[str, WeightGrid]) -> Any:
@@ -197,6 +62,8 @@ def quantized(model: Any, trained: Collection[str], grids: Mapping[str, WeightGr
     _change_classes(result, {name: cls.__base__ for name, cls in opaque.items()})
     for name in opaque:
         set_weights(result.get_layer(name), model.get_layer(name).get_weights())
+    for _, weight, quantizer in weight_quantizers(result):
+        quantizer.start(weight)
     for layer in result.layers:
         if isinstance(layer, QuantizeWrapper) and not layer.trainable:
             _freeze(layer)
@@ -375,32 +242,45 @@ def attribute_of(weight: Any) -> str:
     return weight.name.split("/")[-1].split(":")[0]
 
 
-def settle(weight: Any, quantizer: WeightQuantizer) -> None:
-    """Write what training kept into `weight` itself; afterwards the quantizer only rounds."""
-    weight.assign(constrain(weight, quantizer.grid))
-    quantizer.grid = replace(quantizer.grid, zero_mask=None, cluster_index=None)
-
-
-def use_calibrated_activations(model: Any) -> list[ActivationQuantizer]:
+def use_calibrated_activations(model: Any, *, learned: bool = False) -> None:
     """Put an `ActivationQuantizer` in the place of every activation quantizer of a tfmot-quantized model.
 
     tfmot creates some of them inside its layout transforms, out of a registry's reach.
+
+    Args:
+        model: changed in place.
+        learned: whether ranges are to be trained with the layers they belong to. What is fed to the model has the
+            range of the data, and frozen layers have those they see. Defaults to False.
     """
-    replaced = []
-
-    def new() -> ActivationQuantizer:
-        replaced.append(ActivationQuantizer())
-        return replaced[-1]
-
     for layer in model.layers:
         if isinstance(layer, QuantizeLayer) and layer.quantizer is not None:
-            layer.quantizer = new()
+            layer.quantizer = ActivationQuantizer()
         elif isinstance(layer, QuantizeWrapper):
+            learns = learned and layer.trainable
+            new = LearnedRangeQuantizer if learns else ActivationQuantizer
             for activation in layer._quantize_activations:
                 activation.quantizer = new()
             if layer._output_quantizers:
                 layer._output_quantizers = [new()]
-    return replaced
+            if learns:
+                _train_ranges(layer)
+
+
+def _train_ranges(wrapper: QuantizeWrapper) -> None:
+    """Put trainable variables in the place of the ranges that tfmot made for `wrapper`, which no gradient reaches."""
+    places = [
+        (activation, f"_{when}_vars", when, activation.quantizer)
+        for activation in wrapper._quantize_activations
+        for when in ("pre_activation", "post_activation")
+        if hasattr(activation, f"_{when}_vars")
+    ]
+    if wrapper._output_quantizers:
+        places.append((wrapper, "_output_quantizer_vars", "output", wrapper._output_quantizers[0]))
+    old = {id(variable) for owner, attribute, _, _ in places for variable in getattr(owner, attribute).values()}
+    wrapper._non_trainable_weights[:] = [v for v in wrapper._non_trainable_weights if id(v) not in old]
+    with kd.tf.name_scope(wrapper.name):
+        for owner, attribute, name, quantizer in places:
+            setattr(owner, attribute, quantizer.build(None, name, wrapper))
 
 
 def calibrate(model: Any, samples: np.ndarray, choice: RangeChoice = MIN_MAX, batch_size: int = 32) -> None:

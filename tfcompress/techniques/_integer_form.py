@@ -11,6 +11,7 @@ from pydantic import Field
 from tfcompress import keras_door as kd
 from tfcompress.models.graph import calls, consumers, is_masked, producers
 from tfcompress.models.recurrent import unrolled
+from tfcompress.techniques._levels import Levels, count, magnitudes
 from tfcompress.techniques.base import (
     BY_CALIBRATION,
     IN_NESTED_MODEL,
@@ -26,18 +27,19 @@ from tfcompress.vocabulary.state import QuantizedWeight, State
 Bits = Annotated[int, Field(ge=2, le=8)]
 Storage = Literal["speed", "size"]
 
-INT4_BITS = 4
-"""Widths up to this one fit TFLite's INT4 tensors."""
+INT4_BITS, INT4_TOP = 4, 7
+"""Integers up to this one, in widths up to that, fit TFLite's INT4 tensors."""
 CONTAINER_BITS = 8
 """Width of the integers that hold all others."""
 
 
-def integer_form(model: Any, grids: Mapping[str, Any]) -> Any:
+def integer_form(model: Any, grids: Mapping[str, Any], *, learned_ranges: bool = False) -> Any:
     """A copy of `model` that rounds as its file will, wherever tfmot can wrap it.
 
     Args:
         model: a Sequential or Functional model.
         grids: the `WeightGrid` of each layer among `quantizable_weights`.
+        learned_ranges: whether the ranges of activations are to be trained. Defaults to False.
 
     Raises:
         ModelError: tfmot made another model of it.
@@ -49,7 +51,7 @@ def integer_form(model: Any, grids: Mapping[str, Any]) -> Any:
     wrapped = {layer.name for layer in model.layers if verdict_on(model, layer).outcome == YES}
     # The converter needs loops unrolled, and a quantized model can no longer be rewritten.
     made = _fake_quant.quantized(unrolled(model), wrapped, grids)
-    _fake_quant.use_calibrated_activations(made)
+    _fake_quant.use_calibrated_activations(made, learned=learned_ranges)
     prove_wrapped(made, model)
     round_inner_activations(made)
     return made
@@ -67,22 +69,26 @@ def settled(state: State, made_by: str) -> State:
     quantized, promises = {}, []
     for wrapper, weight, quantizer in _fake_quant.weight_quantizers(state.model):
         grid = quantizer.grid
-        _fake_quant.settle(weight, quantizer)
+        quantizer.settle(weight)
         name = state.lineage.origin(f"{wrapper.layer.name}/{_fake_quant.attribute_of(weight)}")
         quantized[name] = QuantizedWeight(grid.bits, grid.container_bits, grid.channel_axes)
-        if grid.bits < CONTAINER_BITS:
-            promises.append(Promise(name, "levels", 2**grid.bits - 1, "channel", made_by=made_by))
+        number = count(grid.levels, grid.bits)
+        if grid.levels != "uniform":
+            promises.append(Promise(name, "distinct", number, made_by=made_by))
+        elif grid.bits < CONTAINER_BITS:
+            promises.append(Promise(name, "levels", number, "channel", made_by=made_by))
     return state.evolve(quantization=quantized, number_format="int8", promises=(*state.promises, *promises))
 
 
-def container_bits(layer: Any, bits: int, storage: Storage) -> int:
+def container_bits(layer: Any, bits: int, storage: Storage, levels: Levels = "uniform") -> int:
     """The width of the integers that hold weights of `bits` in `layer`, stored for ``speed`` or ``size``."""
     layers = kd.keras.layers
     # TFLite's transposed convolution takes no INT4 weights.
     may_be_int4 = isinstance(layer, layers.Dense) or (
         storage == "size" and not isinstance(layer, layers.Conv2DTranspose)
     )
-    return INT4_BITS if bits <= INT4_BITS and may_be_int4 else CONTAINER_BITS
+    fits = bits <= INT4_BITS and magnitudes(levels, bits)[-1] <= INT4_TOP
+    return INT4_BITS if fits and may_be_int4 else CONTAINER_BITS
 
 
 def bits_out_of_reach(model: Any, per_layer: Mapping[str, int]) -> list[Verdict]:

@@ -16,13 +16,8 @@ import numpy as np
 from tfcompress import keras_door as kd
 from tfcompress.models.loading import copied_layer
 from tfcompress.models.rewrites._graph import Call, Graph, TensorKey, arguments, key_of
-from tfcompress.techniques._fake_quant import (
-    WeightQuantizer,
-    attribute_of,
-    constrain,
-    fake_quantize,
-    weight_quantizers,
-)
+from tfcompress.techniques._fake_quant import attribute_of, weight_quantizers
+from tfcompress.techniques._weight_grid import WeightQuantizer, constrain, fake_quantize
 
 BATCH = 64
 """Samples at a time."""

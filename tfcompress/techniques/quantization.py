@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field, model_validator
@@ -11,8 +11,15 @@ from pydantic import Field, model_validator
 from tfcompress import keras_door as kd
 from tfcompress.models.graph import consumers
 from tfcompress.product_codes import sub_vectors
+from tfcompress.techniques._bit_allocation import (
+    Budget,
+    allocated,
+    loss_increases,
+    options,
+    require_within_reach,
+)
 from tfcompress.techniques._integer_form import (
-    Bits,
+    CONTAINER_BITS,
     Storage,
     bits_out_of_reach,
     channel_axes,
@@ -24,11 +31,14 @@ from tfcompress.techniques._integer_form import (
     unsupported,
     verdict_on,
 )
+from tfcompress.techniques._levels import Levels, levels_at, require_widths
 from tfcompress.techniques._ranges import DEFAULT_PERCENTILE, Percentile, RangeChoice, RangeMethod, percentile_problems
 from tfcompress.techniques.base import NO, StepPlan, Technique, Verdict, select_layers, value_for
 from tfcompress.vocabulary.errors import RecipeError
 from tfcompress.vocabulary.promises import SHARED, Promise
 from tfcompress.vocabulary.state import State
+
+Bits = Annotated[int, Field(ge=1, le=8)]
 
 
 class Quantization(Technique):
@@ -41,6 +51,10 @@ class Quantization(Technique):
 
     A layer that tfmot cannot wrap (an LSTM, attention, an Embedding) is trained in float among the others, and gets
     8 bits by calibration when the model is converted; the file is integer throughout all the same.
+
+    With few bits, learned steps lose least, and the first and last layers are worth 8: `Quantization(weight_bits=2,
+    step_size="learned", per_layer={"stem": 8, "classifier": 8})`. Which layers need their bits can be measured instead:
+    `budget`.
 
     Example:
         >>> Quantization(weight_bits=8, per_layer={"conv*": 4}).per_layer
@@ -55,6 +69,21 @@ class Quantization(Technique):
     """Bits of the grid of every weight trained as integers, 2...8: 2**bits - 1 levels around zero. Defaults to 8."""
     per_layer: dict[str, Bits] = Field(default={})
     """Other widths for layers by pattern."""
+    budget: Budget | None = None
+    """In place of `weight_bits`: the widths of layers without a `per_layer` value follow from what each loses when it
+    alone is rounded, within a share of the size, e.g. `{bits_share: 0.4}`, or an increase of the loss."""
+    levels: Levels = "uniform"
+    """Which integers weights may be: `uniform`; `power_of_two` (2...4 bits; Zhou et al. 2017); `additive_powers`, sums
+    of two of them (2...5 bits; Li et al. 2020); `ternary` (2 bits; Li and Liu 2016); `binary` (1 bit, and no zero;
+    Rastegari et al. 2016). Layers of more bits than these have stay uniform. Defaults to `uniform`."""
+    step_size: Literal["range", "learned"] = "range"
+    """The distance between levels: `range`, so that the largest weight is the largest level (ternary and binary ones
+    have a rule of their own); `learned` with the weights, which beyond it are clipped (LSQ, Esser et al. 2020).
+    Defaults to `range`."""
+    activation_ranges: Literal["observed", "learned"] = "observed"
+    """Ranges of activations start at what calibration shows; `observed` ones then follow the moving average of what
+    training sees, `learned` ones are trained with the weights, and may clip (as in PACT and LSQ+; Choi et al. 2018,
+    Bhalgat et al. 2020). Defaults to `observed`."""
     ranges: RangeMethod = "min_max"
     """How the ranges of activations are chosen that training starts from: ``min_max``, ``percentile``,
     ``moving_average``, ``mse`` or ``entropy``. Defaults to min_max."""
@@ -69,6 +98,10 @@ class Quantization(Technique):
     def _values_agree(self) -> Quantization:
         if problems := percentile_problems(self.ranges, self.percentile):
             raise ValueError("\n".join(problems))
+        if self.budget is not None and self.weight_bits != CONTAINER_BITS:
+            raise ValueError("weight_bits and budget exclude one another. Remedy: budget.choices, or per_layer")
+        chosen = [self.weight_bits] if self.budget is None else self.budget.choices
+        require_widths([*chosen, *self.per_layer.values()], self.levels)
         return self
 
     def verdicts(self, model: Any) -> tuple[Verdict, ...]:
@@ -93,6 +126,7 @@ class Quantization(Technique):
             *bits_out_of_reach(state.model, self.per_layer),
             *self._unshared(state),
             *self._unshared_by_calibration(state, left),
+            *self._without_zero(state, weights),
         ]
         if found:
             raise RecipeError(
@@ -101,14 +135,17 @@ class Quantization(Technique):
             )
         for pattern in self.per_layer:
             select_layers(list(weights), [pattern], where=f"{self.name}.per_layer")
+        if self.budget is not None:
+            require_within_reach(self.budget, self._options(self.budget, state, weights), self.name)
 
     def prepare(self, state: State, plan: StepPlan) -> State:
         """A tfmot-quantized copy of the model, its activation ranges started from calibration data."""
         from tfcompress.techniques import _fake_quant
 
         weights = quantizable_weights(state.model)
-        grids = {layer: self._grid(state, layer, attribute) for layer, attribute in weights.items()}
-        model = integer_form(state.model, grids)
+        bits = self._bits(state, weights, plan)
+        grids = {layer: self._grid(state, layer, attribute, bits[layer]) for layer, attribute in weights.items()}
+        model = integer_form(state.model, grids, learned_ranges=self.activation_ranges == "learned")
         _fake_quant.calibrate(model, plan.calibration, RangeChoice(self.ranges, self.percentile))
         return state.evolve(model=model)
 
@@ -116,23 +153,76 @@ class Quantization(Technique):
         """The trained model, still emulating integers, its weights exactly as the file is to hold them."""
         return settled(state, self.name)
 
-    def _grid(self, state: State, layer: str, attribute: str) -> Any:
-        from tfcompress.techniques import _fake_quant
+    def _bits(self, state: State, weights: Mapping[str, str], plan: StepPlan) -> dict[str, int]:
+        """The width of each layer; what a budget decides is decided once in a run's life."""
+        budget = self.budget
+        if budget is None:
+            return {layer: value_for(layer, self.weight_bits, self.per_layer) for layer in weights}
+
+        def measure() -> dict[str, Any]:
+            choices = self._options(budget, state, weights)
+            increases = loss_increases(state.model, self._choices(budget, state, weights), weights, plan)
+            measured = {
+                layer: {str(option.bits): increase for option, increase in zip(widths, increases[layer], strict=True)}
+                for layer, widths in choices.items()
+            }
+            return {"bits": allocated(budget, choices, increases, self.name), "loss_increases": measured}
+
+        return plan.once(measure)["bits"]
+
+    def _choices(self, budget: Budget, state: State, weights: Mapping[str, str]) -> dict[str, dict[int, Any]]:
+        """By layer and width, the grids that a budget chooses from."""
+        given = {layer: value_for(layer, None, self.per_layer) for layer in weights}
+        return {
+            layer: {
+                bits: self._grid(state, layer, attribute, bits)
+                for bits in (budget.choices if given[layer] is None else [given[layer]])
+            }
+            for layer, attribute in weights.items()
+        }
+
+    def _options(self, budget: Budget, state: State, weights: Mapping[str, str]) -> dict[str, Any]:
+        sizes = {
+            name: getattr(state.model.get_layer(name), weight).shape.num_elements() for name, weight in weights.items()
+        }
+        return options(budget, self._choices(budget, state, weights), sizes)
+
+    def _grid(self, state: State, layer: str, attribute: str, bits: int) -> Any:
+        from tfcompress.techniques._weight_grid import WeightGrid
 
         keras_layer = state.model.get_layer(layer)
         values = getattr(keras_layer, attribute).numpy()
         name = state.lineage.origin(f"{layer}/{attribute}")
-        bits = value_for(layer, self.weight_bits, self.per_layer)
+        levels = levels_at(self.levels, bits)
         shared = state.promises_of(name, *SHARED)
         keeps_zeros = state.promises_of(name, "zeros", "group_zeros")
-        return _fake_quant.WeightGrid(
+        return WeightGrid(
             bits=bits,
-            container_bits=container_bits(keras_layer, bits, self.low_bit_storage),
+            container_bits=container_bits(keras_layer, bits, self.low_bit_storage, levels),
             channel_axes=channel_axes(keras_layer),
             shared_range=any(p.scope != "channel" for p in shared),
+            levels=levels,
+            learned_step=self.step_size == "learned",
             zero_mask=(values != 0) if keeps_zeros else None,
             cluster_index=_cluster_index(values, shared[0]) if shared else None,
         )
+
+    def _without_zero(self, state: State, weights: Mapping[str, str]) -> list[Verdict]:
+        """The layers whose promised zeros two levels around zero cannot hold."""
+        if self.levels != "binary":
+            return []
+        narrowest = self.weight_bits if self.budget is None else self.budget.choices[0]
+        return [
+            Verdict(
+                name,
+                NO,
+                "its zeros are to stay, but levels=binary has no zero",
+                f"levels=ternary, or more bits for it: per_layer={{{name}: 2}}",
+            )
+            for name, attribute in weights.items()
+            if value_for(name, narrowest, self.per_layer) == 1
+            and state.promises_of(state.lineage.origin(f"{name}/{attribute}"), "zeros", "group_zeros")
+        ]
 
     def _unshared(self, state: State) -> list[Verdict]:
         """The layers whose promised shared values a BatchNormalization behind them would undo."""

@@ -57,7 +57,11 @@ AXES: Mapping[str, Axis] = MappingProxyType(
             allowed="whole numbers from 2 to 8",
             admits=lambda level: level == int(level) and 2 <= level <= 8,
             of=lambda step, layer: value_for(layer, step.weight_bits, step.per_layer),
-            alone=lambda layer, level: {"weight_bits": 8, "per_layer": {glob.escape(layer): int(level)}},
+            alone=lambda layer, level: {
+                "weight_bits": 8,
+                "per_layer": {glob.escape(layer): int(level)},
+                "budget": None,
+            },
         ),
         "sparsity": Axis(
             technique="pruning",

@@ -196,7 +196,7 @@ def _reference(recipe: Recipe, steps: Mapping[str, Technique]) -> Recipe:
     last = steps.get(AXES["bits"].technique) or recipe.steps[-1]
     changes: dict[str, Any] = {"fit": Fit(epochs=0)}
     if last.technique == AXES["bits"].technique:
-        changes |= {"weight_bits": AXES["bits"].neutral, "per_layer": {}}
+        changes |= {"weight_bits": AXES["bits"].neutral, "per_layer": {}, "budget": None, "levels": "uniform"}
     return recipe.model_copy(
         update={
             "name": _REFERENCE,

@@ -145,7 +145,7 @@ class QuantizedWeight:
     """How one weight was trained for its integer form.
 
     Args:
-        bits: width of the grid the values were trained on, 2...8.
+        bits: width of the grid the values were trained on, 1...8.
         container_bits: width of the integers that hold it in the file, 4 or 8.
         channel_axes: how many of the Keras weight's last axes number the channels that have a scale each; 0 for
             one scale.

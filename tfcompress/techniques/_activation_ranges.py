@@ -1,0 +1,96 @@
+"""Ranges of activations in quantization-aware training: observed, or learned by gradients."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from tensorflow_model_optimization.python.core.quantization.keras import quantizers
+
+from tfcompress import keras_door as kd
+from tfcompress.techniques._ranges import Extremes, Histogram
+
+_NARROWEST = 1e-6
+"""What is left of a range whose learned ends would meet."""
+
+
+class ActivationQuantizer(quantizers.MovingAverageQuantizer):
+    """tfmot's moving-average 8-bit quantizer that can first observe calibration data.
+
+    While there are `observers`, values pass unchanged, and the observer of their range is shown them.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(num_bits=8, per_axis=False, symmetric=False, narrow_range=False)
+        self.observers: Mapping[Any, Extremes | Histogram] | None = None
+        """By the reference of a range's lower variable; None (the default) to quantize."""
+
+    def __call__(self, inputs: Any, training: bool, weights: dict[str, Any], **kwargs: Any) -> Any:
+        del kwargs
+        if self.observers is None:
+            return self.rounded(inputs, training, weights)
+        observer = self.observers.get(weights["min_var"].ref())
+        if observer is not None:
+            observer.observe(inputs.numpy())
+        return inputs
+
+    def rounded(self, inputs: Any, training: bool, ranges: dict[str, Any]) -> Any:
+        """`inputs` rounded within the range, which moves with what it sees in training."""
+        return super().__call__(inputs, training, ranges)
+
+    def get_config(self) -> dict[str, Any]:
+        """Nothing to configure."""
+        return {}
+
+
+class LearnedRangeQuantizer(ActivationQuantizer):
+    """An 8-bit quantizer whose two ends are trained with the weights, from where calibration put them."""
+
+    def build(self, tensor_shape: Any, name: str, layer: Any) -> dict[str, Any]:
+        """The two ends, as variables to be trained."""
+        del tensor_shape
+
+        def end(which: str) -> Any:
+            return layer.add_weight(f"{name}_{which}", shape=[], initializer="zeros", trainable=True)
+
+        return {"min_var": end("min"), "max_var": end("max")}
+
+    def rounded(self, inputs: Any, training: bool, ranges: dict[str, Any]) -> Any:
+        """`inputs` rounded within the learned range."""
+        del training
+        return round_within(inputs, ranges["min_var"], ranges["max_var"])
+
+
+def round_within(values: Any, least: Any, most: Any) -> Any:
+    """`values` rounded to the 256 steps from `least` to `most`, one of which is zero, with gradients for both ends.
+
+    Values beyond an end move that end, as in Choi et al., "PACT" (2018), equation 3; the rounding error of those
+    within moves both, as in Bhalgat et al., "LSQ+" (2020), and Jain et al., "Trained Quantization Thresholds" (2019),
+    so that a range too wide becomes narrower without PACT's penalty on it. The zero point is rounded to a whole step
+    here as in the file, and left out of the gradient. An end at zero stays: what is never negative needs no steps
+    below.
+
+    Args:
+        values: float `[batch, ...]`.
+        least: the lower end, `[]`; taken for 0 where it is above.
+        most: the upper end, `[]`; taken for 0 where it is below.
+    """
+    tf = kd.tf
+
+    @tf.custom_gradient
+    def rounded(x: Any, least: Any, most: Any) -> Any:
+        low = tf.minimum(least, 0.0)
+        high = tf.maximum(tf.maximum(most, 0.0), low + _NARROWEST)
+        result = tf.quantization.fake_quant_with_min_max_vars(x, low, high, num_bits=8)
+
+        def gradients(upstream: Any) -> tuple[Any, Any, Any]:
+            inside, below, above = tf.quantization.fake_quant_with_min_max_vars_gradient(
+                upstream, x, low, high, num_bits=8
+            )
+            # (result - x) / step is how a value within moves with the step, of which the range has 255.
+            wider = tf.reduce_sum(inside * (result - x)) / (high - low)
+            return inside, tf.where(least < 0, below - wider, 0.0), tf.where(most > 0, above + wider, 0.0)
+
+        return result, gradients
+
+    return rounded(values, tf.convert_to_tensor(least), tf.convert_to_tensor(most))
