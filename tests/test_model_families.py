@@ -120,3 +120,11 @@ def test_text_without_data_is_refused_with_the_remedy(tmp_path):
     done = subprocess.run(command, check=False, capture_output=True, text=True)
     assert done.returncode == 1
     assert "lstm_text need prepared text or sound. Remedy: --data_dir." in done.stderr
+
+
+def test_the_readme_shows_what_was_measured(matrix):
+    cells = matrix.read(FOLDER / "result.json")
+    readme = (FOLDER.parent.parent / "README.md").read_text(encoding="utf-8").splitlines()
+    rows = matrix.summary(cells, list(dict.fromkeys(family for family, _ in cells))).splitlines()
+    assert len(rows) > 2
+    assert set(rows) <= set(readme)

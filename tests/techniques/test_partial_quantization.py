@@ -295,7 +295,9 @@ def test_shared_values_that_calibration_would_undo_are_refused(scope, refused):
     if not refused:
         Quantization().check(state)
         return
-    with pytest.raises(RecipeError, match=r"conv \(Conv1D\): its values are to stay shared.*leave it out of the clust"):
+    with pytest.raises(
+        RecipeError, match=r"conv \(Conv1D\): its values are to stay shared.*leave it out of the step that shares"
+    ):
         Quantization().check(state)
 
 

@@ -56,13 +56,13 @@ def test_everything_that_cannot_run_is_said_at_once_with_its_line_and_values(tmp
         "    default: false\n"
         "  - technique: quantization\n"
         "    weight_bits: {choice: [4, 9], default: 4}\n"
-        "    per_layer: {conv*: {int: [1, 8]}}\n"
+        "    per_layer: {conv*: {int: [0, 8]}}\n"
     )
     message = refused(path)
     for expected in (
         "line 6, steps.pruning.final_sparsity: must be less than 1. Received: 1.0 (pruning.final_sparsity=1.0)",
         "line 9, steps.quantization.weight_bits: must be less than or equal to 8. Received: 9 (quantization.weight",
-        "line 10, steps.quantization.per_layer.conv*: must be greater than or equal to 2. Received: 1",
+        "line 10, steps.quantization.per_layer.conv*: must be greater than or equal to 1. Received: 0",
         "end must lie behind begin. Received: begin=0.5, end=0.3 (pruning.begin=0.5, pruning.end=0.3)",
     ):
         assert expected in message
