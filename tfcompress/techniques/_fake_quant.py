@@ -26,7 +26,7 @@ from tensorflow_model_optimization.python.core.quantization.keras.quantize_wrapp
 from tf_keras.src.saving.serialization_lib import SafeModeScope
 
 from tfcompress import keras_door as kd
-from tfcompress.models.graph import consumers
+from tfcompress.models.graph import consumers, producers
 from tfcompress.models.loading import clone, copied_layer, custom_objects, set_weights
 from tfcompress.techniques._activation_ranges import ActivationQuantizer, LearnedRangeQuantizer
 from tfcompress.techniques._batch_norm import fold_where_scales_are_shared
@@ -147,22 +147,28 @@ class Layout(default_8bit_quantize_layout_transform.Default8BitQuantizeLayoutTra
                 config = self._registry.get_quantize_config(layer)
                 config.activation_attrs = []
                 record[layer.name]["quantize_config"] = config
-            elif _is_averaged_for_concatenate(model, layer):
+            elif self._registry.supports(layer) and _is_left_to_concatenate(model, layer):
                 config = self._registry.get_quantize_config(layer)
+                config.activation_attrs = []
                 config.quantize_output = False
                 record[layer.name]["quantize_config"] = config
         return model, record
 
 
-def _is_averaged_for_concatenate(model: Any, layer: Any) -> bool:
-    """Whether `layer` is an average pooling that a Concatenate takes, beside others or alone.
+def _is_left_to_concatenate(model: Any, layer: Any) -> bool:
+    """Whether the output of `layer` is quantized by a Concatenate behind it that takes an average pooling.
 
-    TFLite's average has the range of what it is of. On one of its own, which is to become the Concatenate's too, the
-    converter refuses it. tfmot sees to that only where the Concatenate alone takes it.
+    TFLite's average has the range of what it is of. On one of its own the converter refuses it where others take it
+    too, and without one it gets that of what it is joined with. tfmot sees to that only where nothing else takes it.
     """
     layers = kd.keras.layers
-    return isinstance(layer, layers.AveragePooling2D) and any(
-        isinstance(consumer, layers.Concatenate) for consumer in consumers(model, layer)
+    takers = consumers(model, layer)
+    if not isinstance(layer, layers.AveragePooling2D) and len(takers) > 1:
+        return False
+    return any(
+        isinstance(taker, layers.Concatenate)
+        and any(isinstance(source, layers.AveragePooling2D) for source in producers(model, taker))
+        for taker in takers
     )
 
 
