@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from tfcompress.models.graph import has_kernel
 from tfcompress.techniques.base import (
     IN_NESTED_MODEL,
     NO,
@@ -12,7 +13,6 @@ from tfcompress.techniques.base import (
     YES,
     Technique,
     Verdict,
-    has_kernel,
     refuse_nested,
     select_layers,
 )

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from tfcompress import keras_door as kd
-from tfcompress.models.graph import calls, consumers, is_masked, producers
+from tfcompress.models.graph import calls, consumers, has_kernel, is_masked, producers
 from tfcompress.models.recurrent import unrolled
 from tfcompress.techniques._levels import Levels, count, magnitudes
 from tfcompress.techniques.base import (
@@ -18,7 +18,6 @@ from tfcompress.techniques.base import (
     NOTHING,
     YES,
     Verdict,
-    has_kernel,
     value_for,
 )
 from tfcompress.vocabulary.promises import Promise

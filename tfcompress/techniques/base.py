@@ -13,7 +13,6 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 from pydantic import Field
 
-from tfcompress.models.graph import has_kernel as has_kernel
 from tfcompress.vocabulary.errors import ModelError, RecipeError
 from tfcompress.vocabulary.promises import Promise
 from tfcompress.vocabulary.schema import Schema

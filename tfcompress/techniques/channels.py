@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 
 from tfcompress import keras_door as kd
 from tfcompress.models.channels import OUTPUT, ChannelGroup, channel_groups, narrowed
-from tfcompress.models.graph import calls
+from tfcompress.models.graph import calls, has_kernel
 from tfcompress.models.loading import clone
 from tfcompress.techniques._figures import Figure, figure
 from tfcompress.techniques._importance import Importance, importances
@@ -31,7 +31,6 @@ from tfcompress.techniques.base import (
     StepPlan,
     Technique,
     Verdict,
-    has_kernel,
     refuse_nested,
     select_layers,
     value_for,

@@ -9,6 +9,7 @@ import numpy as np
 from pydantic import Field
 
 from tfcompress import keras_door as kd
+from tfcompress.models.graph import has_kernel
 from tfcompress.techniques._centroids import Initialization
 from tfcompress.techniques.base import (
     IN_NESTED_MODEL,
@@ -18,7 +19,6 @@ from tfcompress.techniques.base import (
     StepPlan,
     Technique,
     Verdict,
-    has_kernel,
     refuse_nested,
     select_layers,
     value_for,

@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 
 from tfcompress import keras_door as kd
+from tfcompress.models.graph import has_kernel
 from tfcompress.models.loading import copied_layer
 from tfcompress.models.rewrites import CALIBRATING, rewrite
 from tfcompress.models.rewrites._graph import Graph, Part, rebuilt
@@ -23,7 +24,6 @@ from tfcompress.techniques.base import (
     StepPlan,
     Technique,
     Verdict,
-    has_kernel,
 )
 from tfcompress.vocabulary.errors import ModelError, PromiseError, RecipeError
 from tfcompress.vocabulary.state import Lineage, Move, State

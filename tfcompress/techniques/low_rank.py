@@ -10,6 +10,7 @@ from pydantic import Field, model_validator
 
 from tfcompress import keras_door as kd
 from tfcompress.models.channels import macs, parameters
+from tfcompress.models.graph import has_kernel
 from tfcompress.models.loading import clone
 from tfcompress.techniques._factorable import Choice, CountName, Factorable, factorables, is_candidate, why_not
 from tfcompress.techniques._factored_layers import factored
@@ -26,7 +27,6 @@ from tfcompress.techniques.base import (
     StepPlan,
     Technique,
     Verdict,
-    has_kernel,
     refuse_nested,
     select_layers,
     value_for,

@@ -10,6 +10,7 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from tfcompress import keras_door as kd
+from tfcompress.models.graph import has_kernel
 from tfcompress.schedules import Schedule, constant, half_cosine, polynomial
 from tfcompress.techniques._masks import Distribution, Importance, Regrow, erdos_renyi_kernel, fewest_zeros
 from tfcompress.techniques.base import (
@@ -20,7 +21,6 @@ from tfcompress.techniques.base import (
     StepPlan,
     Technique,
     Verdict,
-    has_kernel,
     refuse_nested,
     select_layers,
     value_for,
