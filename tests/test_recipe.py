@@ -226,7 +226,7 @@ def test_python_objects_appear_by_name_in_the_plain_form():
 
 
 def test_techniques_are_found_in_their_folder():
-    graph, shared = {"blocks", "channels", "low_rank"}, {"clustering", "product_quantization"}
+    graph, shared = {"blocks", "channels", "low_rank", "rewriting"}, {"clustering", "product_quantization"}
     anywhere = {"adapters", "equalization", "fine_tuning"}
     assert {*graph, *shared, *anywhere, "pruning", "quantization", "post_training"} == set(techniques())
 

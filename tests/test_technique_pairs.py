@@ -14,6 +14,7 @@ ENDS = ("post_training", "quantization")
 """What chooses the file's arithmetic, once and last."""
 
 VALUES = {
+    "rewriting": ({"rewrites": ["space_to_depth"]}, {"rewrites": ["mean_pooling"]}),
     "blocks": ({"remove": ["first"]}, {"remove": ["second"]}),
     "channels": ({"remove": 0.25, "multiple_of": 4, "per_layer": {"hidden": 0, "deep*": 0}},),
     "low_rank": ({"layers": ["*conv"], "rank": 4}, {"layers": ["hidden"], "rank": 4}),
@@ -26,16 +27,17 @@ VALUES = {
 
 CHAINS = {
     "each twice": (
-        *("fine_tuning", "adapters", "blocks", "blocks", "channels", "channels", "low_rank", "low_rank"),
-        *("equalization", "equalization", "pruning", "pruning", "clustering", "clustering"),
+        *("fine_tuning", "adapters", "rewriting", "blocks", "blocks", "channels", "channels", "low_rank", "low_rank"),
+        *("rewriting", "equalization", "equalization", "pruning", "pruning", "clustering", "clustering"),
         *("product_quantization", "product_quantization", "equalization", "fine_tuning", "adapters", "quantization"),
     ),
     "backwards": (
-        *("equalization", "low_rank", "channels", "blocks", "pruning"),
+        *("equalization", "rewriting", "low_rank", "channels", "blocks", "pruning"),
         *("product_quantization", "clustering", "quantization"),
     ),
     "by calibration": (
-        *("fine_tuning", "adapters", "blocks", "channels", "low_rank", "equalization", "pruning", "post_training"),
+        *("fine_tuning", "adapters", "blocks", "channels", "rewriting", "low_rank", "equalization", "pruning"),
+        "post_training",
     ),
 }
 
@@ -79,7 +81,8 @@ def network():
         y = layers.Conv2D(8, 3, padding="same", name=f"{name}_closing")(activated(x, f"{name}_opening", 8))
         x = layers.Add(name=name)([x, y])
     x = activated(activated(x, "wide_conv", 32, strides=2), "wide", 24)
-    x = layers.Dense(32, activation="tanh", name="hidden")(layers.GlobalAveragePooling2D()(x))
+    x = layers.Flatten()(layers.AveragePooling2D(4)(x))
+    x = layers.Dense(32, activation="tanh", name="hidden")(x)
     x = layers.Dense(32, activation="tanh", name="deep")(x)
     x = layers.Dense(32, activation="tanh", name="deeper")(x)
     return kd.keras.Model(inputs, layers.Dense(4, activation="softmax", name="out")(x))

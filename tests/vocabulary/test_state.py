@@ -77,6 +77,13 @@ def test_effects_add_up_along_the_way():
     assert lineage.effect("conv/kernel", "group_zeros").refused == "they are moved"
 
 
+def test_a_bound_is_multiplied_before_it_is_raised_and_both_add_up():
+    first, second = Effect(bound_times=2, bound_raised_by=1), Effect(bound_times=4, bound_raised_by=3)
+    promise = Promise("conv/kernel", "channels", 8)
+    assert second.on(first.on(promise)) == first.then(second).on(promise)
+    assert first.then(second).on(promise).bound == (8 * 2 + 1) * 4 + 3
+
+
 def test_two_weights_may_be_merged_into_one_and_go_on_together():
     merged = Lineage().moved({"bn/gamma": "conv/kernel", "conv/kernel": Move("conv/kernel", {})})
     lineage = merged.moved({"conv/kernel": "out/kernel"})

@@ -19,7 +19,8 @@ class Effect:
 
     Args:
         scope: the scope they hold in afterwards; None for the one they had.
-        bound_raised_by: what is added to their bound, as when zeros come in among distinct values.
+        bound_times: what their bound is multiplied by, as when each channel becomes several.
+        bound_raised_by: what is then added to it, as when zeros come in among distinct values.
         refused: why they can no longer be kept; empty when they can.
 
     Example:
@@ -28,6 +29,7 @@ class Effect:
     """
 
     scope: Scope | None = None
+    bound_times: int = 1
     bound_raised_by: int = 0
     refused: str = ""
 
@@ -35,13 +37,15 @@ class Effect:
         """The effect of this change and a `later` one together."""
         return Effect(
             later.scope or self.scope,
-            self.bound_raised_by + later.bound_raised_by,
+            self.bound_times * later.bound_times,
+            self.bound_raised_by * later.bound_times + later.bound_raised_by,
             self.refused or later.refused,
         )
 
     def on(self, promise: Promise) -> Promise:
         """What `promise` has become, where it is not refused."""
-        return replace(promise, scope=self.scope or promise.scope, bound=promise.bound + self.bound_raised_by)
+        bound = promise.bound * self.bound_times + self.bound_raised_by
+        return replace(promise, scope=self.scope or promise.scope, bound=bound)
 
 
 KEPT = Effect()

@@ -18,12 +18,16 @@ from tfcompress.vocabulary.state import Effect, Move
 MOST_CHANNELS = 32
 """A convolution of more output channels is left: four times as many would cost more than fewer pixels save."""
 
-_MOVED = {
+_LEFT = {
     "distinct": Effect(bound_raised_by=1),
     **dict.fromkeys(
         ("group_zeros", "codewords"), Effect(refused="space to depth gives the kernel other input channels")
     ),
 }
+"""What becomes of promises on the kernels that lead out of the stage."""
+
+_MOVED = {**_LEFT, "channels": Effect(bound_times=4)}
+"""What becomes of those on the kernels within it."""
 
 
 class SpaceToDepth(Rewrite):
@@ -53,12 +57,12 @@ class SpaceToDepth(Rewrite):
             leaving = [call for call in graph.calls if _leads_out(call) and graph.source(call) in stage]
             if inside and leaving:
                 convolutions = [call for call in (*inside, *leaving) if _is_convolution(call)]
-                kernels = (f"{call.layer.name}/kernel" for call in convolutions)
+                effects = {f"{call.layer.name}/kernel": _MOVED if call in stage else _LEFT for call in convolutions}
                 yield Edit(
                     became={call.layer.name: (call.layer.name,) for call in convolutions},
                     reason="int8 convolutions cost by pixels and taps, hardly by channels",
                     builders={call: _on_blocks(graph, call, stage) for call in (*inside, *leaving)},
-                    moves={kernel: Move(kernel, _MOVED) for kernel in kernels},
+                    moves={kernel: Move(kernel, effect) for kernel, effect in effects.items()},
                 )
 
 

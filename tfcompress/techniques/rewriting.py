@@ -1,0 +1,78 @@
+"""Exact rewrites as a step: the same function in other layers, for later steps to work on."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import AfterValidator, Field
+
+from tfcompress.models.rewrites import FASTER, rewrite
+from tfcompress.techniques.base import NOTHING, YES, StepPlan, Technique, Verdict, refuse_nested
+from tfcompress.vocabulary.errors import PromiseError, RecipeError
+from tfcompress.vocabulary.state import State
+
+
+def _known(names: list[str]) -> list[str]:
+    unknown = [name for name in names if name not in FASTER]
+    if unknown:
+        raise ValueError(f"must be of {', '.join(FASTER)}. Received: {', '.join(unknown)}")
+    return names
+
+
+class Rewriting(Technique):
+    """Rewrite the model exactly, into layers that cost less time, before other steps change it further.
+
+    `conversion.faster` keeps a rewrite only where the same network is faster with it. As a step it is the beginning
+    of another one: behind ``space_to_depth`` the first stage works on a quarter of the pixels with four times the
+    channels, most of which `channels` may then find to be of little use. The outputs stay the same, which is proven
+    by running both models.
+
+    Example:
+        >>> Rewriting(rewrites=["space_to_depth"]).name
+        'rewriting'
+    """
+
+    stage: ClassVar[str] = "graph"
+    trains: ClassVar[bool] = False
+
+    technique: Literal["rewriting"] = "rewriting"
+    rewrites: Annotated[list[str], AfterValidator(_known), Field(min_length=1)]
+    """The rewrites to make, by name: ``space_to_depth``, ``mean_pooling``."""
+
+    def verdicts(self, model: Any) -> tuple[Verdict, ...]:
+        """Which layers are made into others."""
+        rewritten = {change.layer for change in rewrite(model, self.rewrites).changes}
+        return tuple(Verdict(layer.name, YES if layer.name in rewritten else NOTHING) for layer in model.layers)
+
+    def check(self, state: State) -> None:
+        """Refuse a model that a rewrite finds nothing in, and one whose promises would be broken."""
+        self._rewritten(state)
+
+    def foreseen(self, state: State) -> State:
+        """The rewritten model."""
+        return self._rewritten(state)
+
+    def prepare(self, state: State, plan: StepPlan) -> State:
+        """The rewritten model.
+
+        Raises:
+            RecipeError: see `check`.
+            ModelError: a rewrite changes what the model computes.
+        """
+        del plan
+        return self._rewritten(state)
+
+    def _rewritten(self, state: State) -> State:
+        refuse_nested(state.model, self.name)
+        done = rewrite(state.model, self.rewrites)
+        made = {change.rewrite for change in done.changes}
+        idle = [name for name in self.rewrites if name not in made]
+        if idle:
+            raise RecipeError(
+                f"{self.name}.rewrites: each must find something to do in the model. Nothing for: {', '.join(idle)}. "
+                "Remedy: name the others alone, or leave the step out."
+            )
+        try:
+            return state.rewritten(done.model, done.lineage)
+        except PromiseError as error:
+            raise RecipeError(f"{self.name}: {error}") from error
