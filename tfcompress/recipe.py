@@ -66,7 +66,12 @@ class Recipe(Schema):
 
     @model_validator(mode="after")
     def _steps_can_follow_one_another(self) -> Recipe:
-        problems = [*_order_problems(self.steps), *self._distillation_problems(), *self._part_problems()]
+        problems = [
+            *_order_problems(self.steps),
+            *self._distillation_problems(),
+            *self._part_problems(),
+            *self._precision_problems(),
+        ]
         if not problems:
             problems = self.conversion.problems_with(self.number_format)
         if problems:
@@ -110,6 +115,23 @@ class Recipe(Schema):
                 yield (
                     f"{where}.regularization: it draws at kernels, and train: {fit.train} leaves them as they are. "
                     "Remedy: leave it out, or train all"
+                )
+
+    def _precision_problems(self) -> Iterator[str]:
+        """Which trainings cannot be in the precision that they ask for."""
+        fits = {"train": self.train, **{f"{step.name}.fit": step.fit for step in self.steps if step.trains}}
+        for step in self.steps:
+            if step.stage == STAGES[-1] and step.trains and step.fit.precision != "float32":
+                yield (
+                    f"{step.name}.fit.precision: quantization-aware training emulates integers in float32. Received: "
+                    f"{step.fit.precision}. Remedy: leave it out here; the steps before may have it"
+                )
+        for where, fit in fits.items():
+            if fit.precision == "mixed_float16" and fit.distillation and fit.distillation.gradient_weight:
+                yield (
+                    f"{where}.precision: the gradients that distillation.gradient_weight matches are lost in float16, "
+                    "where the scaling of the loss does not reach them. Received: mixed_float16. Remedy: "
+                    "mixed_bfloat16 or float32"
                 )
 
     @property

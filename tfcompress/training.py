@@ -16,6 +16,7 @@ import numpy as np
 from tfcompress import keras_door as kd
 from tfcompress.distillation.lesson import Lesson
 from tfcompress.evaluate.metric import Score, cross_entropy_of
+from tfcompress.precision import in_precision, scale_variables, scaled
 from tfcompress.regularization import regularized
 from tfcompress.run_folder import RunFolder
 from tfcompress.trained_part import normalizations_at_rest, train_only, trained_variables
@@ -99,7 +100,8 @@ class Training:
         network = model if self.lesson is None else self.lesson.network(model, self.fit.epochs, self.seed + self.index)
         if self.fit.regularization is not None:
             network = regularized(network, model, self.fit.regularization, where=self.name)
-        optimizer = make_optimizer(self.fit, self.data.steps_per_epoch)
+        network = in_precision(network, model, self.fit.precision)
+        optimizer = scaled(make_optimizer(self.fit, self.data.steps_per_epoch), self.fit.precision)
         network.compile(optimizer=optimizer, loss=self.objective(make_loss(self.data.task, self.data.from_logits)))
         trained = trained_variables(network, model, self.fit.train, self.name)
         optimizer.build(trained)
@@ -267,7 +269,7 @@ def make_loss(task: Task, from_logits: bool) -> Any:
 
 def _variables(owner: Any) -> list[Any]:
     """All variables of a model or optimizer, each once, in creation order."""
-    variables = owner.weights if hasattr(owner, "layers") else owner.variables
+    variables = owner.weights if hasattr(owner, "layers") else [*owner.variables, *scale_variables(owner)]
     return list({id(v): v for v in variables}.values())
 
 

@@ -73,8 +73,9 @@ class Guide:
         return {name: weight for name, weight in weights.items() if weight}
 
     def student_outputs(self, inputs: Any) -> tuple[Any, list[Any]]:
-        """The student's outputs and features in training."""
-        outputs, *features = kd.tf.nest.flatten(self.student(inputs, training=True))
+        """The student's outputs and features in training, float32 also where its layers compute in 16 bits."""
+        found = kd.tf.nest.flatten(self.student(inputs, training=True))
+        outputs, *features = (kd.tf.cast(tensor, kd.tf.float32) for tensor in found)
         return outputs, features
 
     def student_scores(self, outputs: Any) -> Any:
@@ -148,7 +149,7 @@ class DistilledStudent(kd.keras.Model):
             task = self.compiled_loss(targets, outputs)
             total = (1 - guide.settings.weight) * task + tf.add_n([guide.losses[name] * v for name, v in parts.items()])
             if self.losses:
-                total += tf.add_n(self.losses)
+                total += tf.add_n([tf.cast(loss, total.dtype) for loss in self.losses])
         self.optimizer.minimize(total, self.trainable_variables, tape=tape)
         for name, value in {"loss": total, "task_loss": task, **parts}.items():
             guide.means[name].update_state(value, sample_weight=tf.shape(inputs)[0])

@@ -209,6 +209,8 @@ def momentum_of(optimizer: Any, variable: Any, where: str) -> np.ndarray:
     Raises:
         RecipeError: it keeps none.
     """
+    # Loss scaling is around the optimizer that moves weights.
+    optimizer = getattr(optimizer, "inner_optimizer", optimizer)
     momentums = getattr(optimizer, "_momentums", None) or getattr(optimizer, "momentums", None)
     if not momentums:
         raise RecipeError(

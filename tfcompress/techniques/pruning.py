@@ -142,6 +142,11 @@ class Pruning(Technique):
             wrong.append(f"{' and '.join(needs_steps)} can only be told while the model trains. Received: fit.epochs 0")
         if self.importance == "movement" and self._zeros_at_once:
             wrong.append(_NOTHING_MOVED)
+        if self.importance == "movement" and self.fit.precision == "mixed_float16":
+            wrong.append(
+                "importance movement sums gradients, which mixed_float16 scales, by a factor that changes. Received: "
+                "fit.precision mixed_float16. Remedy: mixed_bfloat16 or float32, or importance gradient"
+            )
         if self.regrow == "momentum" and self.fit.optimizer == "rmsprop":
             wrong.append(
                 "regrow momentum needs an optimizer that keeps one. Received: fit.optimizer rmsprop. "

@@ -13,6 +13,9 @@ from tfcompress.vocabulary.schema import Schema
 TrainedPart = Literal["all", "added", "biases", "normalizations", "biases_and_normalizations"]
 """Which weights a step trains; what the step itself adds to a model is always among them."""
 
+Precision = Literal["float32", "mixed_float16", "mixed_bfloat16"]
+"""What layers compute in while they are trained; their weights are float32 in any case."""
+
 
 class EarlyStopping(Schema):
     """Stop when the validation metric has not improved for `patience` epochs; keep the best epoch's weights."""
@@ -42,6 +45,10 @@ class Fit(Schema):
     """Teachers to learn from beside the data. Off by default."""
     regularization: Regularization | None = None
     """A penalty that draws weights, or whole channels, towards zero. Off by default."""
+    precision: Precision = "float32"
+    """What layers compute in while they are trained: `mixed_bfloat16` on CPUs with AMX, TPUs and newer GPUs;
+    `mixed_float16`, with the loss scaled so that small gradients are not lost, on GPUs. Weights stay float32, and so do
+    the outputs. Quantization-aware training is in float32 only. Defaults to float32."""
 
 
 def _name_or_callable(value: Any) -> Any:
