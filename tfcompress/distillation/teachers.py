@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -75,7 +75,9 @@ class Network:
         """The same for a tensor `[batch, ...]`, in the graph of a training step; no gradient leads into a file."""
         if self.file is None:
             return self.model(inputs, training=False)
-        outputs = kd.tf.numpy_function(self.outputs, [inputs], kd.tf.float32)
+        # One thread: beside the training's, several wait for one another longer than they save.
+        ask = partial(predict, self.file, batch_size=_BATCH, threads=1)
+        outputs = kd.tf.numpy_function(ask, [inputs], kd.tf.float32)
         outputs.set_shape((None, *self.shapes[1]))
         return outputs
 

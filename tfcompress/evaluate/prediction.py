@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -145,6 +146,15 @@ def _run(
     raise EvaluationError(f"A model must run at the batch it was made for. {file.where}, {'; '.join(refusals)}.")
 
 
+@lru_cache(maxsize=1)
+def _opened(file: ModelFile, shape: tuple[int, ...], kernels: Kernels, threads: int) -> Any:
+    """An interpreter with an input of `shape`; the last one is kept, for a teacher is asked batch after batch."""
+    interpreter = open_interpreter(file, threads=threads, kernels=kernels, allocate=False)
+    interpreter.resize_tensor_input(interpreter.get_input_details()[0]["index"], shape)
+    interpreter.allocate_tensors()
+    return interpreter
+
+
 class _CannotBatch(Exception):  # noqa: N818 - a signal, no failure
     """The graph does not run at the batch asked for."""
 
@@ -153,13 +163,11 @@ def _run_batched(
     file: ModelFile, stored: np.ndarray, batch: int, kernels: Kernels, threads: int, progress: Progress
 ) -> np.ndarray:
     """Raw outputs `[n, ...]` for raw inputs, `batch` at a time."""
-    interpreter = open_interpreter(file, threads=threads, kernels=kernels, allocate=False)
-    input_index = interpreter.get_input_details()[0]["index"]
-    output_index = interpreter.get_output_details()[0]["index"]
     pieces = []
     try:
-        interpreter.resize_tensor_input(input_index, (batch, *stored.shape[1:]))
-        interpreter.allocate_tensors()
+        interpreter = _opened(file, (batch, *stored.shape[1:]), kernels, threads)
+        input_index = interpreter.get_input_details()[0]["index"]
+        output_index = interpreter.get_output_details()[0]["index"]
         for start in range(0, len(stored), batch):
             piece = stored[start : start + batch]
             # The last piece is filled up with its own last sample: cheaper and safer than another resize.
