@@ -45,6 +45,9 @@ TINY = {
 }
 """What a recipe is run on here, and the kinds of promise that its file must keep."""
 
+RUN_ELSEWHERE = ("lenet5_prune_share_quantize", "lenet5_vector_quantized")
+"""Recipes whose steps follow one another in tests of their techniques too."""
+
 MEASURED = {
     "recipe": "vgg16_prune_int8",
     "model": "vgg16:width=0.25",
@@ -117,7 +120,9 @@ def compressed(combinations, data_dir, tmp_path_factory):
     return run
 
 
-@pytest.mark.parametrize("name", TINY)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] if name in RUN_ELSEWHERE else []) for name in TINY]
+)
 def test_each_recipe_runs_to_a_file_that_keeps_its_promises(name, combinations, compressed):
     evidence, folder = compressed(name)
     steps = load_recipe(combinations.COMBINATIONS[name].path).steps
@@ -136,6 +141,14 @@ def test_each_recipe_runs_to_a_file_that_keeps_its_promises(name, combinations, 
 def test_those_that_ship_can_be_carried_out_on_any_model(name):
     job = open_job(small(), images(8, 3), name, overrides=["data.preprocessing=unit"])
     assert all(step.fit.distillation.teacher[0].is_float for step in job.recipe.steps)
+    step = job.recipe.steps[0]
+    assert step.foreseen(job.state).model.count_params() < 0.8 * job.state.model.count_params()
+
+
+@pytest.mark.parametrize("name", RUN_ELSEWHERE)
+def test_those_that_are_run_elsewhere_fit_their_network(name, combinations):
+    model, data, _ = TINY[name]
+    assert open_job(model, data, combinations.COMBINATIONS[name].path).from_zoo
 
 
 def test_all_recipes_are_in_the_table_and_in_readme(combinations):
