@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 
 from tfcompress import keras_door as kd
-from tfcompress.models.rewrites import ENABLING, rewrite
+from tfcompress.models.rewrites import ENABLING, OPENING, rewrite
+from tfcompress.pipeline import compress
 from tfcompress.techniques.quantization import unsupported
 
 
@@ -97,3 +98,44 @@ def test_rescaling_and_normalization_are_folded_or_become_a_convolution(
     folds = behind == "Conv2D" or (behind == "padded" and offset == 0)
     assert _kinds(done.model)[-2:] == ["ReLU" if folds else "DepthwiseConv2D", type(last).__name__]
     assert all(layer.trainable is False for layer in done.model.layers if isinstance(layer, layers.DepthwiseConv2D))
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"filters": 6, "kernel_size": 3, "padding": "same", "activation": "relu"},
+        {"filters": 12, "kernel_size": (3, 2), "strides": 2, "use_bias": False},
+        {"filters": 6, "kernel_size": 2, "dilation_rate": 2},
+    ],
+)
+def test_a_convolution_of_a_group_for_each_channel_is_depthwise(layers, randomised, same_outputs, config):
+    grouped = layers.Conv2D(groups=6, name="grouped", **config)
+    model = randomised(kd.keras.Sequential([layers.Input((9, 9, 6)), grouped, layers.Flatten(), layers.Dense(2)]))
+    done = rewrite(model, OPENING)
+    assert _kinds(done.model)[0] == "DepthwiseConv2D"
+    assert same_outputs(model, done.model)
+    assert done.lineage.place("grouped/kernel") == "grouped/depthwise_kernel"
+
+
+@pytest.mark.parametrize(
+    "config", [{"groups": 3}, {"groups": 1}, {"groups": 6, "strides": (1, 2)}], ids=["wide", "one", "strides"]
+)
+def test_other_convolutions_stay(layers, config):
+    model = kd.keras.Sequential([layers.Input((9, 9, 6)), layers.Conv2D(6, 3, **config)])
+    assert rewrite(model, OPENING).changes == ()
+
+
+def test_zeros_of_such_a_convolution_are_promised_and_found_in_the_file(layers, tmp_path):
+    stack = [layers.Conv2D(16, 3, groups=16, name="grouped"), layers.Conv2D(8, 1, name="point"), layers.Flatten()]
+    model = kd.keras.Sequential([layers.Input((6, 6, 16)), *stack, layers.Dense(3, activation="softmax")])
+    data = np.random.default_rng(0).normal(size=(48, 6, 6, 16)).astype(np.float32), np.arange(48) % 3
+    recipe = {
+        "data": {"preprocessing": "raw"},
+        "steps": [
+            {"technique": "pruning", "final_sparsity": 0.5, "depthwise": True, "fit": {"epochs": 1}},
+            {"technique": "post_training"},
+        ],
+        "evaluation": {"latency_seconds": 0.01, "threads": 1},
+    }
+    made = compress(model, data, recipe, out=tmp_path)
+    assert {promise.weight for promise in made.evidence.promises if promise.kept} >= {"grouped/kernel", "point/kernel"}
