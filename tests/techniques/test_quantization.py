@@ -97,6 +97,20 @@ def test_the_input_has_the_range_of_the_calibration():
     assert kind.zero_point == pytest.approx(-128 - samples.min() / kind.scale, abs=0.51)
 
 
+def test_pixels_between_two_steps_are_the_same_integers_in_training_and_in_the_file():
+    from tensorflow_model_optimization.python.core.quantization.keras.quantize_layer import QuantizeLayer
+
+    pixels = ((np.arange(256) - 127.5) / 127.5).astype(np.float32)
+    samples = np.resize(pixels, (64, 8))
+    state = run(Quantization(), State(dense()), samples, epochs=20)
+    kind = io_types(quantized_tflite(state.model, "int8", ConversionSettings(), samples)).input
+    layer = next(layer for layer in state.model.layers if isinstance(layer, QuantizeLayer))
+    trained = layer(kd.tf.constant(samples), training=False).numpy()
+    np.testing.assert_allclose(kind.decode(kind.encode(samples)), trained, atol=1e-6)
+    # Only the two in the middle have become one.
+    assert len(np.unique(kind.encode(pixels))) == 255
+
+
 def test_activation_ranges_start_at_the_calibration():
     model = dense()
     samples = inputs_for(model, 40)

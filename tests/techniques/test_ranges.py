@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from tfcompress.techniques._ranges import BINS, Extremes, Histogram, RangeChoice, by_entropy
+from tfcompress.techniques._ranges import BINS, Extremes, Histogram, RangeChoice, by_entropy, off_the_halves
 from tfcompress.techniques._weight_ranges import clipped_by_squared_error
 
 RNG = np.random.default_rng(0)
@@ -134,3 +134,17 @@ def test_no_range_of_a_weight_has_less_squared_error(bits, channel_axes):
 def weight_error(values, limit, bits):
     levels = limit * np.arange(1 - 2 ** (bits - 1), 2 ** (bits - 1)) / (2 ** (bits - 1) - 1)
     return np.square(values[:, None] - levels).min(1).sum()
+
+
+@pytest.mark.parametrize("values", [np.arange(256.0), np.arange(256) / 255, np.linspace(-1, 1, 1001)])
+def test_a_range_whose_values_lie_elsewhere_than_between_its_steps_stays(values):
+    ends = float(values.min()), float(values.max())
+    assert off_the_halves(values, *ends) == ends
+
+
+def test_a_range_whose_values_lie_between_its_steps_becomes_a_hair_wider():
+    values = (np.arange(256) - 127.5) / 127.5
+    low, high = off_the_halves(values, -1.0, 1.0)
+    places = values / ((high - low) / 255)
+    assert np.abs(places - np.floor(places) - 0.5).min() > 1e-4
+    assert np.abs(places - values / (2 / 255)).max() < 0.5

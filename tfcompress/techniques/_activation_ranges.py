@@ -24,6 +24,8 @@ class ActivationQuantizer(quantizers.MovingAverageQuantizer):
         super().__init__(num_bits=8, per_axis=False, symmetric=False, narrow_range=False)
         self.observers: Mapping[Any, Extremes | Histogram] | None = None
         """By the reference of a range's lower variable; None (the default) to quantize."""
+        self.moves = True
+        """Whether the range moves with what it sees in training. Defaults to True."""
 
     def __call__(self, inputs: Any, training: bool, weights: dict[str, Any], **kwargs: Any) -> Any:
         del kwargs
@@ -35,8 +37,8 @@ class ActivationQuantizer(quantizers.MovingAverageQuantizer):
         return inputs
 
     def rounded(self, inputs: Any, training: bool, ranges: dict[str, Any]) -> Any:
-        """`inputs` rounded within the range, which moves with what it sees in training."""
-        return super().__call__(inputs, training, ranges)
+        """`inputs` rounded within the range."""
+        return super().__call__(inputs, training and self.moves, ranges)
 
     def get_config(self) -> dict[str, Any]:
         """Nothing to configure."""

@@ -30,7 +30,7 @@ from tfcompress.models.graph import consumers, producers
 from tfcompress.models.loading import clone, copied_layer, custom_objects, set_weights
 from tfcompress.techniques._activation_ranges import ActivationQuantizer, LearnedRangeQuantizer
 from tfcompress.techniques._batch_norm import fold_where_scales_are_shared
-from tfcompress.techniques._ranges import MIN_MAX, Extremes, Histogram, RangeChoice
+from tfcompress.techniques._ranges import MIN_MAX, Extremes, Histogram, RangeChoice, off_the_halves
 from tfcompress.techniques._weight_grid import WeightGrid, WeightQuantizer
 from tfcompress.vocabulary.errors import ModelError
 
@@ -259,7 +259,7 @@ def use_calibrated_activations(model: Any, *, learned: bool = False) -> None:
             range of the data, and frozen layers have those they see. Defaults to False.
     """
     for layer in model.layers:
-        if isinstance(layer, QuantizeLayer) and layer.quantizer is not None:
+        if _quantizes_input(layer):
             layer.quantizer = ActivationQuantizer()
         elif isinstance(layer, QuantizeWrapper):
             learns = learned and layer.trainable
@@ -292,6 +292,8 @@ def _train_ranges(wrapper: QuantizeWrapper) -> None:
 def calibrate(model: Any, samples: np.ndarray, choice: RangeChoice = MIN_MAX, batch_size: int = 32) -> None:
     """Set every activation range to what is chosen by what `samples` show, in float arithmetic.
 
+    The range of what is fed to the model is a hair wider where it has to be: `off_the_halves`.
+
     Args:
         model: a quantized model whose quantizers came from `use_calibrated_activations`.
         samples: preprocessed inputs, float32 `[n, ...]`.
@@ -321,6 +323,14 @@ def calibrate(model: Any, samples: np.ndarray, choice: RangeChoice = MIN_MAX, ba
         low, high = choice.of(seen, histograms.get(key)) if seen.low < seen.high else (0.0, 1.0)
         variables[key]["min_var"].assign(low)
         variables[key]["max_var"].assign(high)
+    for layer in (layer for layer in model.layers if _quantizes_input(layer)):
+        ends = [layer.quantizer_vars[end] for end in ("min_var", "max_var")]
+        before = tuple(float(end) for end in ends)
+        after = off_the_halves(samples, *before)
+        # Moved by what it sees, the range would come back to where it was.
+        layer.quantizer.moves = after == before
+        for end, value in zip(ends, after, strict=True):
+            end.assign(value)
 
 
 def _observe(model: Any, samples: np.ndarray, batch_size: int, observers: Mapping[Any, Extremes | Histogram]) -> None:
@@ -339,10 +349,14 @@ def _ranges_of(model: Any) -> dict[Any, dict[str, Any]]:
     return {variables["min_var"].ref(): variables for _, variables in activation_quantizers(model)}
 
 
+def _quantizes_input(layer: Any) -> bool:
+    return isinstance(layer, QuantizeLayer) and layer.quantizer is not None
+
+
 def activation_quantizers(model: Any) -> Iterator[tuple[ActivationQuantizer, dict[str, Any]]]:
     """Every activation quantizer of a quantized model with the variables of its range."""
     for layer in model.layers:
-        if isinstance(layer, QuantizeLayer) and layer.quantizer is not None:
+        if _quantizes_input(layer):
             yield layer.quantizer, layer.quantizer_vars
         elif isinstance(layer, QuantizeWrapper):
             for activation in layer._quantize_activations:

@@ -23,6 +23,11 @@ DECAY = 0.9
 STEPS = 255
 """Of an 8-bit range."""
 
+_ON_A_HALF = 1e-3
+"""How near to the middle between two steps counts as there, in steps."""
+_HAIR = 1 + 2**-10
+"""A range so much wider is moved by less than half a step at its ends, and by far more than rounding errors within."""
+
 _COARSE = np.arange(1, 33) / 32
 _FINE = np.linspace(-1, 1, 9)
 _REFINEMENTS = 3
@@ -172,6 +177,21 @@ def rounded(values: np.ndarray, low: float, high: float) -> np.ndarray:
     step = (high - low) / STEPS
     zero = np.round(-low / step)
     return np.clip(np.round(values / step), -zero, STEPS - zero) * step
+
+
+def off_the_halves(values: np.ndarray, low: float, high: float) -> Range:
+    """The range itself, or one a hair wider where most of `values` lie exactly between two of its steps.
+
+    Pixels fed as ``(p - 127.5) / 127.5`` do in the range from -1 to 1. Which of its neighbours such a value is rounded
+    to depends on the last bit of who computes it: training and file differ by a step in half of them.
+
+    Example:
+        >>> off_the_halves((np.arange(256) - 127.5) / 127.5, -1.0, 1.0)
+        (-1.0009765625, 1.0009765625)
+    """
+    places = np.abs(np.asarray(values, np.float64)) / ((high - low) / STEPS)
+    between = np.abs(places - np.floor(places) - 0.5) < _ON_A_HALF
+    return (low * _HAIR, high * _HAIR) if between.mean() > 0.5 else (low, high)
 
 
 def by_entropy(histogram: Histogram) -> Range:
