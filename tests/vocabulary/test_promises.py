@@ -42,6 +42,13 @@ def test_code_words_are_counted_along_the_inputs_of_a_kernel_and_the_rows_of_a_t
     ]
 
 
+@pytest.mark.parametrize(
+    ("values", "levels"), [([-7, 7], 15), ([-3, 7], 15), ([-8, 7], 16), ([-8, 8], 17), ([0, 0], 1), ([-128, 5], 256)]
+)
+def test_levels_are_those_of_the_grid_that_holds_the_values(values, levels):
+    assert Promise("a/kernel", "levels", 16).found_in(np.array([values], np.int8)) == levels
+
+
 def test_a_promise_cannot_be_changed():
     with pytest.raises(FrozenInstanceError):
         Promise("dense/kernel", "zeros", 0.5).bound = 0.1

@@ -78,7 +78,8 @@ class Promise:
             return min(np.count_nonzero(part == 0) / part.size for part in parts)
         if self.kind == "distinct":
             return max(np.unique(part).size for part in parts)
-        return 2 * int(np.abs(values.astype(np.int32)).max()) + 1
+        # A grid about zero, or one level longer below it, as two's complement has it.
+        return max(2 * int(values.max()) + 1, -2 * int(values.min()))
 
     def is_kept_by(self, found: float) -> bool:
         """Whether the measured number `found` honours this promise."""
