@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Unpack
@@ -18,6 +21,7 @@ from tfcompress.card import card
 from tfcompress.convert.c_array import micro_operators, write_c_array
 from tfcompress.convert.converter import float_tflite, warm_up
 from tfcompress.convert.proof import Proof
+from tfcompress.distribution import Strategy, distribution
 from tfcompress.enabling import enabled
 from tfcompress.faster import read_found, with_kept
 from tfcompress.models.loading import clone
@@ -31,7 +35,7 @@ from tfcompress.shipping import Shipment
 from tfcompress.techniques.base import STAGES, Technique
 from tfcompress.training import Training, own_random_numbers, seed_everything
 from tfcompress.vocabulary.changes import Change
-from tfcompress.vocabulary.errors import ModelError
+from tfcompress.vocabulary.errors import ModelError, RecipeError
 from tfcompress.vocabulary.evidence import Evidence, PreprocessingEvidence, RewriteEvidence, StageEvidence
 from tfcompress.vocabulary.state import State
 
@@ -66,8 +70,9 @@ def compress(
     *,
     out: str | Path | None = None,
     reuse: Sequence[str | Path] = (),
+    strategy: Strategy | None = None,
     **options: Unpack[JobOptions],
-) -> Result:
+) -> Result | None:
     """Compress a Keras model by a recipe into one verified .tflite file.
 
     The caller's model is never changed, nor is the state of Python's and NumPy's random numbers; TensorFlow's
@@ -83,7 +88,13 @@ def compress(
         out: the run's folder. Defaults to `tflite_models/<model>-<data>-<recipe>`.
         reuse: folders of earlier runs. Leading steps that are the same there are not trained again; the file is the
             same as without. Defaults to none.
+        strategy: train on all devices of this machine (`mirrored`), or on those of all processes that TF_CONFIG names
+            (`multi_worker`), which are all called with the same arguments. Defaults to one device.
         **options: see `JobOptions`: `overrides`, `data_dir`, `seed`, `custom_objects`, `unsafe`, `reporter`.
+
+    Returns:
+        What the run made. None in a process of `multi_worker` that is not the first: that one writes the folder,
+        converts and measures, and the others end when it does.
 
     Raises:
         TfcompressError: with the rule, what came and the remedy; what was finished stays in `out`.
@@ -93,14 +104,18 @@ def compress(
         >>> result.evidence.artifact.full_integer  # doctest: +SKIP
         True
     """
-    warm_up()
-    job = open_job(model, data, recipe, **options)
-    job.rehearse()
-    with own_random_numbers(), RunFolder(out or Path("tflite_models") / job.default_name, job.identity) as folder:
-        for earlier in reuse:
-            for name in take_over(folder, Path(earlier), job.identity):
-                job.reporter.message(f"{name}: taken over from {earlier}")
-        return _Run(job, folder).execute()
+    where = distribution(strategy)
+    if where.is_chief:
+        warm_up()
+    with where.together(), own_random_numbers():
+        job = open_job(model, data, recipe, distribution=where, **options)
+        if where.is_chief:
+            job.rehearse()
+        with _folder_of(job, out or Path("tflite_models") / job.default_name, job.identity) as folder:
+            for earlier in reuse if where.is_chief else ():
+                for name in take_over(folder, Path(earlier), job.identity):
+                    job.reporter.message(f"{name}: taken over from {earlier}")
+            return _Run(job, folder).execute()
 
 
 def train(
@@ -109,8 +124,9 @@ def train(
     recipe: str | Path | Mapping[str, Any] | Recipe,
     *,
     out: str | Path | None = None,
+    strategy: Strategy | None = None,
     **options: Unpack[JobOptions],
-) -> Path:
+) -> Path | None:
     """Train a model as the recipe's `task`, `data` and `train` say; its steps are not run.
 
     Takes the arguments of `compress`, and goes on where it stopped like it.
@@ -118,20 +134,38 @@ def train(
     Returns:
         The path of the trained model, `model.keras` in the run's folder, beside what it expects to be fed.
     """
-    job = open_job(model, data, recipe, **options)
-    if job.state.promises:
-        raise ModelError(
-            "Training alone would break the promises of the earlier run. Remedy: compress it further, with a recipe."
+    where = distribution(strategy)
+    with where.together(), own_random_numbers():
+        job = open_job(model, data, recipe, distribution=where, **options)
+        if job.state.promises:
+            raise ModelError(
+                "Training alone would break the promises of the earlier run. "
+                "Remedy: compress it further, with a recipe."
+            )
+        place = out or Path("tflite_models") / f"{job.default_name}-train"
+        with _folder_of(job, place, {**job.identity, "command": "train"}) as folder:
+            return _Run(job, folder).execute_train()
+
+
+@contextlib.contextmanager
+def _folder_of(job: Job, place: str | Path, identity: Mapping[str, Any]) -> Iterator[RunFolder]:
+    """The run's folder; that of a process which only trains along is gone when the run ends.
+
+    Raises:
+        RunFolderError: the folder is not one for this run.
+        RecipeError: the first process of the run was given something else.
+    """
+    mine = json.loads(json.dumps(identity))
+    theirs = job.distribution.agreed(mine)
+    if differing := [key for key in mine if mine[key] != theirs.get(key)]:
+        raise RecipeError(
+            "All processes of a run must be given the same command, model and data. This one differs from the first "
+            f"in: {', '.join(differing)}. Remedy: the same everywhere."
         )
-    place = out or Path("tflite_models") / f"{job.default_name}-train"
-    with own_random_numbers(), RunFolder(place, {**job.identity, "command": "train"}) as folder:
-        run = _Run(job, folder)
-        trained = clone(job.state.model)
-        run.train(run.training(), TRAIN, trained)
-        folder.write_json("history.json", run.history)
-        for name, text in job.data.dataset.files.items():
-            folder.write(name, text)
-        return write_state(folder, job.state.evolve(model=trained), job.data.preprocessing)
+    with contextlib.ExitStack() as stack:
+        if not job.distribution.is_chief:
+            place = stack.enter_context(tempfile.TemporaryDirectory())
+        yield stack.enter_context(RunFolder(place, identity))
 
 
 def convert(model: Any, data: Any, recipe: Recipe, *, out: Path, **options: Unpack[JobOptions]) -> Proof:
@@ -177,14 +211,37 @@ class _Run:
         self.rewrites: tuple[RewriteEvidence, ...] = ()
         self.history: dict[str, list[dict[str, float]]] = {}
 
-    def execute(self) -> Result:
-        """Run every step, ship, measure, record."""
+    def execute(self) -> Result | None:
+        """Run every step, ship, measure, record; where this process only trains along, train and wait for the end."""
+        where = self.job.distribution
+        state, float_path = self._trained()
+        result = self._shipped(state, float_path) if where.is_chief else None
+        where.agreed(None)
+        return result
+
+    def execute_train(self) -> Path | None:
+        """Train the model, and write it with what it expects to be fed; None where this process only trains along."""
+        job, folder = self.job, self.folder
+        trained = clone(job.state.model)
+        self._train_first(trained)
+        path = None
+        if job.distribution.is_chief:
+            folder.write_json("history.json", self.history)
+            for name, text in job.data.dataset.files.items():
+                folder.write(name, text)
+            path = write_state(folder, job.state.evolve(model=trained), job.data.preprocessing)
+        job.distribution.agreed(None)
+        return path
+
+    def _trained(self) -> tuple[State, Path | None]:
+        """The state after every step, and the float file, which the chief makes."""
         job, folder = self.job, self.folder
         folder.write("recipe.yaml", yaml.safe_dump(job.recipe.plain(), sort_keys=False))
-        state = job.state
+        state, float_path = job.state, None
         if job.from_zoo:
-            self.train(self.training(), TRAIN, state.model)
-        float_path = folder.write(FLOAT_FILE, float_tflite(state.model, job.recipe.conversion))
+            self._train_first(state.model)
+        if job.distribution.is_chief:
+            float_path = folder.write(FLOAT_FILE, float_tflite(state.model, job.recipe.conversion))
         # What a rewrite computes from weights has to be computed from trained ones.
         enabling = enabled(job.recipe, state) if job.from_zoo else job.enabled
         self.changes = (*job.changes, *enabling.changes, *unrolling(enabling.state.model).changes)
@@ -197,6 +254,11 @@ class _Run:
                 state = self._faster(index, step, state)
             state = self._step(index, step, state)
         folder.write_json("history.json", self.history)
+        return state, float_path
+
+    def _shipped(self, state: State, float_path: Path) -> Result:
+        """The file of `state`, proven, measured and recorded."""
+        job, folder = self.job, self.folder
         self._say("converting and proving")
         shipment = job.ship(state)
         artifact = folder.write(ARTIFACT_FILE, shipment.content)
@@ -241,36 +303,41 @@ class _Run:
         seed_everything(job.seed, index, 0)
         prepared = step.prepare(state, plan)
         if step.trains:
+            spread = job.distribution.twin(prepared, lambda: step.prepare(state, plan))
             training = Training(
                 step.name,
                 index,
                 step.fit,
                 job.data,
                 job.seed,
-                callbacks=[*step.callbacks(prepared), *keep_promises(prepared)],
+                callbacks=[*step.callbacks(spread), *keep_promises(spread)],
                 objective=step.objective,
                 lesson=job.lesson(step.fit),
                 first_selectable_epoch=step.first_selectable_epoch(plan),
             )
-            self.train(training, step.technique, prepared.model)
+            self._train(training, step.technique, prepared.model, spread.model)
         return step.finish(prepared)
 
-    def training(self) -> Training:
-        """The training that the recipe's `train` says."""
+    def _train_first(self, model: Any) -> None:
+        """Train `model` as the recipe's `train` says."""
         fit, job = self.job.recipe.train, self.job
-        return Training(TRAIN, 0, fit, job.data, job.seed, lesson=job.lesson(fit))
+        state = job.state.evolve(model=model)
+        spread = job.distribution.twin(state, lambda: state.evolve(model=clone(model)))
+        training = Training(TRAIN, 0, fit, job.data, job.seed, lesson=job.lesson(fit))
+        self._train(training, TRAIN, model, spread.model)
 
     def _once(self, place: str, measure: Callable[[], Any]) -> Any:
         """What `measure` gave the first time, kept at `place` in the folder."""
         known = self.folder.read_json(place)
-        if known is None:
+        if known is None and self.job.distribution.is_chief:
             self.folder.write_json(place, known := measure())
-        return known
+        return self.job.distribution.agreed(known)
 
-    def train(self, training: Training, technique: str, model: Any) -> None:
-        """Train `model` and record how it went."""
+    def _train(self, training: Training, technique: str, model: Any, spread: Any) -> None:
+        """Train `model`, by its twin `spread` where training is distributed, and record how it went."""
         job = self.job
-        records = replace(training, folder=self.folder, reporter=job.reporter).run(model)
+        training = replace(training, folder=self.folder, reporter=job.reporter, distribution=job.distribution)
+        records = training.run(spread, model)
         self.history[training.name] = records
         validation = job.data.validation_score(model)
         self.stages.append(

@@ -37,12 +37,20 @@ def in_precision(network: Any, model: Any, precision: Precision) -> Any:
         return network
     if network is model:
         network = kd.keras.Model(inputs=model.inputs, outputs=model.output, name=model.name)
-    train_step = network.train_step
+    train_step, lowered, inside = network.train_step, contextlib.ExitStack(), []
 
     def train_in_precision(data: Any) -> Any:
-        # Keras runs it once for each graph that it traces: layers are as they were before the graph is run.
-        with computing_in(model, precision):
+        # Keras runs it once for each graph that it traces: layers are as they were before the graph is run. Where
+        # replicas trace theirs in turn, one begins before another has ended.
+        if not inside:
+            lowered.enter_context(computing_in(model, precision))
+        inside.append(data)
+        try:
             return train_step(data)
+        finally:
+            inside.pop()
+            if not inside:
+                lowered.close()
 
     network.train_step = train_in_precision
     return network

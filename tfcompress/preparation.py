@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypedDict
 
@@ -16,6 +16,7 @@ from tfcompress.data.settings import DataSettings
 from tfcompress.data.sources import check_fits
 from tfcompress.distillation.faculty import Faculty, distillations, gathered
 from tfcompress.distillation.lesson import Lesson
+from tfcompress.distribution import Distribution
 from tfcompress.enabling import Enabled, enabled, opened
 from tfcompress.evaluate.metric import score, takes_logits
 from tfcompress.faster import try_rewrites
@@ -67,6 +68,7 @@ class Job:
         enabled: `state` after the rewrites that let the recipe's steps do more with it; untrained, where it comes
             from the zoo.
         faculty: the teachers that the recipe names.
+        distribution: where it trains.
     """
 
     recipe: Recipe
@@ -80,6 +82,7 @@ class Job:
     changes: tuple[Change, ...]
     enabled: Enabled
     faculty: Faculty
+    distribution: Distribution = field(default_factory=Distribution)
 
     @property
     def default_name(self) -> str:
@@ -102,6 +105,7 @@ class Job:
             "recipe": recipe,
             "seed": self.seed,
             "versions": versions(),
+            **self.distribution.identity,
         }
 
     def calibration(self, *, raw: bool = False) -> np.ndarray:
@@ -200,6 +204,7 @@ def open_job(
     custom_objects: Mapping[str, Any] | None = None,
     unsafe: bool = False,
     reporter: Reporter | None = None,
+    distribution: Distribution | None = None,
 ) -> Job:
     """Load and check recipe, model and data; see `tfcompress.compress` for the arguments.
 
@@ -209,7 +214,9 @@ def open_job(
     reporter = reporter or Reporter()
     if seed < 0:
         raise RecipeError(f"seed must be at least 0. Received: {seed}.")
+    distribution = distribution or Distribution()
     checked = load_recipe(recipe, overrides)
+    _refuse_what_cannot_be_spread(checked, distribution)
     from_zoo = isinstance(model, str) and zoo.is_zoo(model)
     state, changes = None, ()
     if not from_zoo:
@@ -243,8 +250,42 @@ def open_job(
         # Teachers that cannot be asked are refused before anything is trained.
         faculty.lesson(settings, training_data, state.model, seed)
     return Job(
-        checked, state, str(name), from_zoo, training_data, chosen_by, seed, reporter, changes, enabling, faculty
+        checked,
+        state,
+        str(name),
+        from_zoo,
+        training_data,
+        chosen_by,
+        seed,
+        reporter,
+        changes,
+        enabling,
+        faculty,
+        distribution,
     )
+
+
+def _refuse_what_cannot_be_spread(recipe: Recipe, distribution: Distribution) -> None:
+    """Refuse what of a recipe cannot be trained as one on several devices or machines.
+
+    Raises:
+        RecipeError: with all of it.
+    """
+    if distribution.replicas == 1:
+        return
+    problems = [problem for step in recipe.steps for problem in step.problems_on_replicas()]
+    if recipe.data.batch_size < distribution.replicas:
+        problems.append(
+            f"data.batch_size must be at least the number of replicas that a batch is split over. Received: "
+            f"{recipe.data.batch_size} for {distribution.replicas}. Remedy: a larger one"
+        )
+    if distribution.has_others and recipe.conversion.faster:
+        problems.append(
+            "conversion.faster times files on one machine, and the processes of multi_worker could find different "
+            "ones. Remedy: strategy mirrored, or leave it out"
+        )
+    if problems:
+        raise RecipeError("\n".join(problems))
 
 
 def _refuse_what_cannot_be_done(recipe: Recipe, state: State, faculty: Faculty, float_model: Any) -> None:

@@ -8,13 +8,14 @@ import math
 import random
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
 from tfcompress import keras_door as kd
 from tfcompress.distillation.lesson import Lesson
+from tfcompress.distribution import Distribution, copy_variables
 from tfcompress.evaluate.metric import Score, cross_entropy_of
 from tfcompress.precision import in_precision, scale_variables, scaled
 from tfcompress.regularization import regularized
@@ -60,6 +61,7 @@ class Training:
         first_selectable_epoch: see `Technique.first_selectable_epoch`.
         folder: where the checkpoint lies; None keeps none.
         reporter: told of progress.
+        distribution: where the training runs. Defaults to one device.
     """
 
     name: str
@@ -73,9 +75,14 @@ class Training:
     first_selectable_epoch: int = 0
     folder: RunFolder | None = None
     reporter: Reporter = field(default_factory=Reporter)
+    distribution: Distribution = field(default_factory=Distribution)
 
-    def run(self, model: Any) -> list[dict[str, float]]:
+    def run(self, model: Any, kept: Any = None) -> list[dict[str, float]]:
         """Train `model` in place to the last epoch, from its checkpoint when there is one.
+
+        Args:
+            model: made where the training runs.
+            kept: the model whose twin `model` is, which is given its weights. Defaults to `model` itself.
 
         Returns:
             One record an epoch: `epoch`, `loss` and, where there are teachers, its parts, `validation_metric` (where
@@ -84,15 +91,19 @@ class Training:
         Raises:
             TrainingError: the loss or a weight is no longer finite; the last good checkpoint stays.
         """
+        kept = model if kept is None else kept
         with normalizations_at_rest(model, self.fit.train):
-            network = self.network(model)
+            with self.distribution.scope():
+                network = self.network(model)
             progress = self._restore(network)
             rows = self.lesson.rows(self.folder) if self.lesson and not self._ended(progress) else None
             while not self._ended(progress):
-                self._epoch(model, network, progress, rows)
+                self._epoch(model, kept, network, progress, rows)
                 self._save(network, progress)
         if progress.best_weights:
             _assign(_variables(network), progress.best_weights)
+        if kept is not model:
+            copy_variables(model, kept)
         return progress.history
 
     def network(self, model: Any) -> Any:
@@ -102,7 +113,8 @@ class Training:
             network = regularized(network, model, self.fit.regularization, where=self.name)
         network = in_precision(network, model, self.fit.precision)
         optimizer = scaled(make_optimizer(self.fit, self.data.steps_per_epoch), self.fit.precision)
-        network.compile(optimizer=optimizer, loss=self.objective(make_loss(self.data.task, self.data.from_logits)))
+        loss = self.objective(make_loss(self.data.task, self.data.from_logits))
+        network.compile(optimizer=optimizer, loss=self.distribution.balanced(loss))
         trained = trained_variables(network, model, self.fit.train, self.name)
         optimizer.build(trained)
         train_only(optimizer, trained)
@@ -111,7 +123,7 @@ class Training:
     def _ended(self, progress: Progress) -> bool:
         return progress.epoch >= self.fit.epochs or self._stops(progress)
 
-    def _epoch(self, model: Any, network: Any, progress: Progress, rows: np.ndarray | None) -> None:
+    def _epoch(self, model: Any, kept: Any, network: Any, progress: Progress, rows: np.ndarray | None) -> None:
         started = time.perf_counter()
         seed_everything(self.seed, self.index, progress.epoch)
         # The state of Dropout lives in the traced function: a new trace after a new seed makes an epoch depend on
@@ -119,7 +131,7 @@ class Training:
         network.make_train_function(force=_may_draw_random_numbers(network))
         if self.lesson is not None:
             network.begin_epoch(progress.epoch)
-        batches = self.data.training_batches(self.seed, self.index, progress.epoch, rows)
+        batches = self.distribution.spread(self.data.training_batches(self.seed, self.index, progress.epoch, rows))
         callbacks = [*self.callbacks, self._batch_reporter(progress)]
         logs = network.fit(
             batches, callbacks=callbacks, verbose=0, initial_epoch=progress.epoch, epochs=progress.epoch + 1
@@ -131,8 +143,12 @@ class Training:
                 f"{record['loss']}. Remedy: a smaller rate, e.g. --set "
                 f"{self.name}.{'' if self.name == 'train' else 'fit.'}learning_rate={self.fit.learning_rate / 10:g}"
             )
-        validation = self.data.validation_score(model)
+        if kept is not model:
+            copy_variables(model, kept)
+        validation = self.data.validation_score(kept)
         if validation is not None:
+            # What one process would round otherwise than another must not end their epochs apart.
+            validation = replace(validation, value=self.distribution.agreed(validation.value))
             record["validation_metric"] = validation.value
             self._remember_best(network, progress, validation)
         record["seconds"] = time.perf_counter() - started
@@ -180,6 +196,7 @@ class Training:
 
     def _restore(self, model: Any) -> Progress:
         arrays = self.folder.read_arrays(self._checkpoint) if self.folder is not None else None
+        arrays = self.distribution.agreed_arrays(arrays)
         if arrays is None:
             return Progress()
 

@@ -72,6 +72,18 @@ def define_overrides(values: flags.FlagValues, example: str = "pruning.final_spa
     )
 
 
+def define_strategy(values: flags.FlagValues) -> None:
+    """`--strategy`."""
+    flags.DEFINE_enum(
+        "strategy",
+        None,
+        ["mirrored", "multi_worker"],
+        "Train on all devices of this machine, or on those of every process that TF_CONFIG names; each is given this "
+        "command, and the first writes the run's folder. Default: one device.",
+        flag_values=values,
+    )
+
+
 class TerminalReporter(Reporter, AbstractContextManager):
     """Messages as lines, and a progress bar with the time left, or a table, on standard error.
 

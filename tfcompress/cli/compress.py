@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from absl import flags
 
-from tfcompress.cli.common import TerminalReporter, define_model_and_data, define_recipe, print_table
+from tfcompress.cli.common import TerminalReporter, define_model_and_data, define_recipe, define_strategy, print_table
 
 RESUMES = True
 """Whether the command goes on where it was interrupted."""
@@ -14,6 +14,7 @@ def define_flags(values: flags.FlagValues) -> None:
     """The command's flags."""
     define_model_and_data(values)
     define_recipe(values)
+    define_strategy(values)
     flags.DEFINE_string(
         "out", None, "The run's folder. Default: tflite_models/<model>-<dataset>-<recipe>.", flag_values=values
     )
@@ -58,9 +59,11 @@ def run(values: flags.FlagValues) -> None:
     from tfcompress.card import figures
     from tfcompress.pipeline import compress
 
-    options = arguments | {"out": values.out, "reuse": values.reuse}
+    options = arguments | {"out": values.out, "reuse": values.reuse, "strategy": values.strategy}
     with TerminalReporter() as reporter:
         result = compress(values.model, values.dataset, recipe, reporter=reporter, **options)
+    if result is None:
+        return
     evidence = result.evidence
     print_table(f"{result.artifact}", ("", "float", "artifact"), figures(evidence))
     if evidence.promises:

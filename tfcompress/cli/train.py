@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from absl import flags
 
-from tfcompress.cli.common import TerminalReporter, define_model_and_data, define_recipe
+from tfcompress.cli.common import TerminalReporter, define_model_and_data, define_recipe, define_strategy
 
 RESUMES = True
 """Whether the command goes on where it was interrupted."""
@@ -14,6 +14,7 @@ def define_flags(values: flags.FlagValues) -> None:
     """The command's flags."""
     define_model_and_data(values)
     define_recipe(values, default="ptq_int8")
+    define_strategy(values)
     flags.DEFINE_string(
         "out", None, "The run's folder. Default: tflite_models/<model>-<dataset>-<recipe>-train.", flag_values=values
     )
@@ -34,7 +35,9 @@ def run(values: flags.FlagValues) -> None:
             data_dir=values.data_dir,
             out=values.out,
             seed=values.seed,
+            strategy=values.strategy,
             unsafe=values.unsafe,
             reporter=reporter,
         )
-    print(trained)
+    if trained is not None:
+        print(trained)

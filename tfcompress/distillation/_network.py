@@ -10,6 +10,7 @@ from tfcompress.distillation.features import attention_loss, hint_loss, projecti
 from tfcompress.distillation.gradients import along, directions, gradient_loss, normalized
 from tfcompress.distillation.soft_targets import Kind, scores, shares_of, soft_target_loss, temperature_schedule
 from tfcompress.distillation.teachers import Engaged
+from tfcompress.distribution import relative_share
 from tfcompress.vocabulary.distillation import Distillation
 
 
@@ -132,7 +133,7 @@ class DistilledStudent(kd.keras.Model):
 
     def train_step(self, data: Any) -> dict[str, Any]:
         """One step of the optimizer on the weighted sum of the task's loss and what the teachers say."""
-        tf, guide = kd.tf, self.guide
+        tf, guide, replicas = kd.tf, self.guide, self.distribute_strategy.num_replicas_in_sync
         inputs, targets, *known = data
         with tf.GradientTape() as tape:
             outputs, features, gradient, direction = self._forward(inputs)
@@ -146,11 +147,15 @@ class DistilledStudent(kd.keras.Model):
                 parts["feature_loss"] = guide.feature_loss(inputs, features)
             if "gradient_loss" in guide.losses:
                 parts["gradient_loss"] = guide.gradient_loss(inputs, gradient, direction)
-            task = self.compiled_loss(targets, outputs)
+            # Keras divides the compiled loss by the number of replicas, for gradients are summed over them.
+            task = self.compiled_loss(targets, outputs) * replicas
+            share = relative_share(targets)
+            parts = {name: value * share for name, value in parts.items()}
             total = (1 - guide.settings.weight) * task + tf.add_n([guide.losses[name] * v for name, v in parts.items()])
             if self.losses:
                 total += tf.add_n([tf.cast(loss, total.dtype) for loss in self.losses])
-        self.optimizer.minimize(total, self.trainable_variables, tape=tape)
+            divided = total / replicas
+        self.optimizer.minimize(divided, self.trainable_variables, tape=tape)
         for name, value in {"loss": total, "task_loss": task, **parts}.items():
             guide.means[name].update_state(value, sample_weight=tf.shape(inputs)[0])
         return {name: mean.result() for name, mean in guide.means.items()}

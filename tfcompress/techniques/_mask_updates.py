@@ -110,7 +110,7 @@ class MaskUpdates:
     @property
     def step(self) -> int:
         """The optimizer steps done."""
-        return max(0, int(self._wrappers[0].pruning_step))
+        return max(0, int(self._wrappers[0].pruning_step.numpy()))
 
     def make(self, step: int, optimizer: Any = None) -> None:
         """Make the masks of `step`.

@@ -131,6 +131,10 @@ class Technique(Schema):
         del earlier
         return []
 
+    def problems_on_replicas(self) -> list[str]:
+        """What forbids this step to train on several devices, each with a part of every batch; empty when nothing."""
+        return []
+
     def verdicts(self, model: Any) -> tuple[Verdict, ...]:
         """What this step can do with each layer of `model`, in order; nothing when it does not work by layers."""
         del model

@@ -154,6 +154,12 @@ class Pruning(Technique):
             )
         return wrong
 
+    def problems_on_replicas(self) -> list[str]:
+        """Movement is gathered within the training step, by one replica for itself."""
+        if self.importance != "movement":
+            return []
+        return [f"{self.name}: importance movement is gathered on one device. Remedy: importance gradient or fisher"]
+
     @property
     def _zeros_at_once(self) -> bool:
         """Whether the first masks have zeros before anything is trained."""
