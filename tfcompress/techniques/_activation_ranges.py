@@ -45,6 +45,22 @@ class ActivationQuantizer(quantizers.MovingAverageQuantizer):
         return {}
 
 
+class BorrowedRangeQuantizer(ActivationQuantizer):
+    """Rounds within the range of another quantizer, and neither shows it what it rounds nor moves it.
+
+    Args:
+        lender: the other one.
+    """
+
+    def __init__(self, lender: ActivationQuantizer) -> None:
+        super().__init__()
+        self._lender = lender
+
+    def __call__(self, inputs: Any, training: bool, weights: dict[str, Any], **kwargs: Any) -> Any:
+        del training, kwargs
+        return inputs if self.observers is not None else self._lender.rounded(inputs, False, weights)
+
+
 class LearnedRangeQuantizer(ActivationQuantizer):
     """An 8-bit quantizer whose two ends are trained with the weights, from where calibration put them."""
 

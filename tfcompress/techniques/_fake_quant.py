@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 from tensorflow_model_optimization.python.core.quantization.keras.default_8bit import (
+    default_8bit_quantize_configs,
     default_8bit_quantize_layout_transform,
     default_8bit_quantize_registry,
     default_8bit_quantize_scheme,
@@ -28,7 +29,7 @@ from tf_keras.src.saving.serialization_lib import SafeModeScope
 from tfcompress import keras_door as kd
 from tfcompress.models.graph import consumers, producers
 from tfcompress.models.loading import clone, copied_layer, custom_objects, set_weights
-from tfcompress.techniques._activation_ranges import ActivationQuantizer, LearnedRangeQuantizer
+from tfcompress.techniques._activation_ranges import ActivationQuantizer, BorrowedRangeQuantizer, LearnedRangeQuantizer
 from tfcompress.techniques._batch_norm import fold_where_scales_are_shared
 from tfcompress.techniques._ranges import MIN_MAX, Extremes, Histogram, RangeChoice, off_the_halves
 from tfcompress.techniques._weight_grid import WeightGrid, WeightQuantizer
@@ -147,11 +148,14 @@ class Layout(default_8bit_quantize_layout_transform.Default8BitQuantizeLayoutTra
                 config = self._registry.get_quantize_config(layer)
                 config.activation_attrs = []
                 record[layer.name]["quantize_config"] = config
-            elif self._registry.supports(layer) and _is_left_to_concatenate(model, layer):
-                config = self._registry.get_quantize_config(layer)
-                config.activation_attrs = []
-                config.quantize_output = False
-                record[layer.name]["quantize_config"] = config
+            if _is_left_to_concatenate(model, layer) or _is_left_to_activations(model, layer):
+                if self._registry.supports(layer):
+                    config = self._registry.get_quantize_config(layer)
+                    config.activation_attrs = []
+                    config.quantize_output = False
+                    record[layer.name]["quantize_config"] = config
+                elif replaced:
+                    record[layer.name]["quantize_config"] = default_8bit_quantize_configs.NoOpQuantizeConfig()
         return model, record
 
 
@@ -170,6 +174,47 @@ def _is_left_to_concatenate(model: Any, layer: Any) -> bool:
         and any(isinstance(source, layers.AveragePooling2D) for source in producers(model, taker))
         for taker in takers
     )
+
+
+def _is_left_to_activations(model: Any, layer: Any) -> bool:
+    """Whether the output of `layer` is quantized by several ReLUs alone.
+
+    The converter makes one of them, and makes it part of `layer`: the file rounds once. tfmot sees to that where there
+    is one.
+    """
+    takers = consumers(model, layer)
+    return len(takers) > 1 and all(_is_relu(taker) and not _is_left_to_concatenate(model, taker) for taker in takers)
+
+
+def _is_relu(layer: Any) -> bool:
+    layers = kd.keras.layers
+    if isinstance(layer, layers.Activation):
+        return layer.activation is kd.keras.activations.relu
+    plain = {"max_value": None, "negative_slope": 0.0, "threshold": 0.0}
+    return isinstance(layer, layers.ReLU) and plain.items() <= layer.get_config().items()
+
+
+def _borrow_ranges(model: Any) -> None:
+    """Round the averages of every AveragePooling2D within the range of what they are of, as TFLite does.
+
+    In a range of its own, which is narrower, the converter would put what the pooling takes, and clip it there.
+    """
+    owners = {layer: found for layer in model.layers if (found := _output_range(layer)) is not None}
+    for layer in model.layers:
+        if isinstance(getattr(layer, "layer", None), kd.keras.layers.AveragePooling2D) and layer in owners:
+            (source,) = producers(model, layer)
+            while source not in owners and len(producers(model, source)) == 1:
+                (source,) = producers(model, source)
+            if source in owners:
+                lender, variables = owners[source]
+                layer._output_quantizers = [BorrowedRangeQuantizer(lender)]
+                layer._output_quantizer_vars = variables
+
+
+def _output_range(layer: Any) -> tuple[ActivationQuantizer, dict[str, Any]] | None:
+    """The quantizer of what `layer` gives, with the variables of its range; None where that is not quantized."""
+    found = list(_quantizers_of(layer))
+    return found[-1] if found else None
 
 
 class _InOrder(ModelTransformer):
@@ -270,6 +315,7 @@ def use_calibrated_activations(model: Any, *, learned: bool = False) -> None:
                 layer._output_quantizers = [new()]
             if learns:
                 _train_ranges(layer)
+    _borrow_ranges(model)
 
 
 def _train_ranges(wrapper: QuantizeWrapper) -> None:
@@ -356,13 +402,17 @@ def _quantizes_input(layer: Any) -> bool:
 def activation_quantizers(model: Any) -> Iterator[tuple[ActivationQuantizer, dict[str, Any]]]:
     """Every activation quantizer of a quantized model with the variables of its range."""
     for layer in model.layers:
-        if _quantizes_input(layer):
-            yield layer.quantizer, layer.quantizer_vars
-        elif isinstance(layer, QuantizeWrapper):
-            for activation in layer._quantize_activations:
-                if hasattr(activation, "_pre_activation_vars"):
-                    yield activation.quantizer, activation._pre_activation_vars
-                if hasattr(activation, "_post_activation_vars"):
-                    yield activation.quantizer, activation._post_activation_vars
-            if layer._output_quantizers:
-                yield layer._output_quantizers[0], layer._output_quantizer_vars
+        yield from _quantizers_of(layer)
+
+
+def _quantizers_of(layer: Any) -> Iterator[tuple[ActivationQuantizer, dict[str, Any]]]:
+    if _quantizes_input(layer):
+        yield layer.quantizer, layer.quantizer_vars
+    elif isinstance(layer, QuantizeWrapper):
+        for activation in layer._quantize_activations:
+            if hasattr(activation, "_pre_activation_vars"):
+                yield activation.quantizer, activation._pre_activation_vars
+            if hasattr(activation, "_post_activation_vars"):
+                yield activation.quantizer, activation._post_activation_vars
+        if layer._output_quantizers:
+            yield layer._output_quantizers[0], layer._output_quantizer_vars
