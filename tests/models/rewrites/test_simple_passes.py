@@ -139,3 +139,41 @@ def test_zeros_of_such_a_convolution_are_promised_and_found_in_the_file(layers, 
     }
     made = compress(model, data, recipe, out=tmp_path)
     assert {promise.weight for promise in made.evidence.promises if promise.kept} >= {"grouped/kernel", "point/kernel"}
+
+
+def _scaled(layers, before, users=1):
+    from tf_keras.src.applications.convnext import LayerScale
+
+    x = inputs = layers.Input((6, 6, 4))
+    taken = [before(x)] * users
+    scaled = LayerScale(0.5, 8, name="scale")(taken[0])
+    rest = [layers.ReLU()(tensor) for tensor in (scaled, *taken[1:])]
+    return kd.keras.Model(inputs, layers.Add()(rest) if users > 1 else rest[0])
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda layers: layers.Dense(8, name="before"),
+        lambda layers: layers.Conv2D(8, 3, use_bias=False, name="before"),
+        lambda layers: layers.DepthwiseConv2D(3, depth_multiplier=2, name="before"),
+    ],
+    ids=["Dense", "Conv2D", "DepthwiseConv2D"],
+)
+def test_a_factor_by_channel_is_folded_into_the_linear_layer_before(layers, randomised, same_outputs, make):
+    model = randomised(_scaled(layers, make(layers)))
+    scale = model.get_layer("scale").gamma
+    scale.assign(np.random.default_rng(0).normal(size=scale.shape))
+    done = rewrite(model, ENABLING)
+    assert same_outputs(model, done.model)
+    assert [layer.name for layer in done.model.layers[1:-1]] == ["before"]
+    assert [change.rewrite for change in done.changes] == ["fold_layer_scales"]
+
+
+def test_a_factor_stays_where_something_else_takes_what_it_scales_or_an_activation_is_between(layers):
+    for model in (
+        _scaled(layers, layers.Dense(8), users=2),
+        _scaled(layers, layers.Dense(8, activation="gelu")),
+    ):
+        kept = rewrite(model, ENABLING).model
+        assert any(type(layer).__name__ == "LayerScale" for layer in kept.layers)

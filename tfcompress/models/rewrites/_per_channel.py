@@ -42,6 +42,11 @@ def _is_by_channel(call: Call) -> bool:
     return np.ndim(call.layer.scale) <= 1 and np.ndim(call.layer.offset) <= 1
 
 
+def is_layer_scale(layer: Any) -> bool:
+    """Whether `layer` is the LayerScale of Keras' ConvNeXt."""
+    return (type(layer).__module__, type(layer).__name__) == ("tf_keras.src.applications.convnext", "LayerScale")
+
+
 def is_trained(layer: Any) -> bool:
     """Whether training changes the factor and the shift of `layer`."""
     return layer.trainable and isinstance(layer, kd.keras.layers.BatchNormalization)
@@ -76,6 +81,8 @@ def _factor_and_shift(layer: Any) -> tuple[np.ndarray, np.ndarray]:
         deviation = np.sqrt(np.asarray(layer.variance, np.float64).reshape(-1))
         factor = 1 / np.maximum(deviation, kd.keras.backend.epsilon())
         return factor, -np.asarray(layer.mean, np.float64).reshape(-1) * factor
+    if is_layer_scale(layer):
+        return layer.gamma.numpy().astype(np.float64), np.zeros(())
     factor = 1 / np.sqrt(layer.moving_variance.numpy().astype(np.float64) + layer.epsilon)
     factor = factor * (layer.gamma.numpy() if layer.scale else 1.0)
     return factor, (layer.beta.numpy() if layer.center else 0.0) - layer.moving_mean.numpy() * factor
