@@ -48,7 +48,7 @@ class Setting:
 
 
 SETTINGS = {
-    "lenet5_mnist": Setting("lenet5", "mnist", {"train": 3_000, "validation": 1_000, "test": 1_000}, (1, 3)),
+    "lenet5_mnist": Setting("lenet5", "mnist", {"train": 3_000, "validation": 6_000, "test": 1_000}, (1, 3)),
     "resnet8_cifar10": Setting("resnet8", "cifar10", {"train": 1_000, "validation": 1_000, "test": 1_000}),
 }
 
