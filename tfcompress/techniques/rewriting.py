@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import AfterValidator, Field
 
 from tfcompress.models.rewrites import FASTER, rewrite
-from tfcompress.techniques.base import NOTHING, YES, StepPlan, Technique, Verdict, refuse_nested
+from tfcompress.techniques.base import StepPlan, Technique, refuse_nested
 from tfcompress.vocabulary.errors import PromiseError, RecipeError
 from tfcompress.vocabulary.state import State
 
@@ -36,13 +36,9 @@ class Rewriting(Technique):
     trains: ClassVar[bool] = False
 
     technique: Literal["rewriting"] = "rewriting"
-    rewrites: Annotated[list[str], AfterValidator(_known), Field(min_length=1)]
-    """The rewrites to make, by name: ``space_to_depth``, ``mean_pooling``."""
-
-    def verdicts(self, model: Any) -> tuple[Verdict, ...]:
-        """Which layers are made into others."""
-        rewritten = {change.layer for change in rewrite(model, self.rewrites).changes}
-        return tuple(Verdict(layer.name, YES if layer.name in rewritten else NOTHING) for layer in model.layers)
+    rewrites: Annotated[list[str], AfterValidator(_known), Field(min_length=1)] | None = None
+    """The rewrites to make, by name: ``space_to_depth``, ``mean_pooling``. Defaults to those that the model has a place
+    for."""
 
     def check(self, state: State) -> None:
         """Refuse a model that a rewrite finds nothing in, and one whose promises would be broken."""
@@ -62,12 +58,16 @@ class Rewriting(Technique):
         del plan
         return self._rewritten(state)
 
+    @property
+    def _names(self) -> tuple[str, ...]:
+        return FASTER if self.rewrites is None else tuple(self.rewrites)
+
     def _rewritten(self, state: State) -> State:
         refuse_nested(state.model, self.name)
-        done = rewrite(state.model, self.rewrites)
+        done = rewrite(state.model, self._names)
         made = {change.rewrite for change in done.changes}
-        idle = [name for name in self.rewrites if name not in made]
-        if idle:
+        idle = [name for name in self._names if name not in made]
+        if idle and (self.rewrites is not None or not made):
             raise RecipeError(
                 f"{self.name}.rewrites: each must find something to do in the model. Nothing for: {', '.join(idle)}. "
                 "Remedy: name the others alone, or leave the step out."
