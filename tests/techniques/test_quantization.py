@@ -97,20 +97,6 @@ def test_the_input_has_the_range_of_the_calibration():
     assert kind.zero_point == pytest.approx(-128 - samples.min() / kind.scale, abs=0.51)
 
 
-def test_pixels_between_two_steps_are_the_same_integers_in_training_and_in_the_file():
-    from tensorflow_model_optimization.python.core.quantization.keras.quantize_layer import QuantizeLayer
-
-    pixels = ((np.arange(256) - 127.5) / 127.5).astype(np.float32)
-    samples = np.resize(pixels, (64, 8))
-    state = run(Quantization(), State(dense()), samples, epochs=20)
-    kind = io_types(quantized_tflite(state.model, "int8", ConversionSettings(), samples)).input
-    layer = next(layer for layer in state.model.layers if isinstance(layer, QuantizeLayer))
-    trained = layer(kd.tf.constant(samples), training=False).numpy()
-    np.testing.assert_allclose(kind.decode(kind.encode(samples)), trained, atol=1e-6)
-    # Only the two in the middle have become one.
-    assert len(np.unique(kind.encode(pixels))) == 255
-
-
 def test_activation_ranges_start_at_the_calibration():
     model = dense()
     samples = inputs_for(model, 40)
@@ -320,34 +306,6 @@ def test_an_average_that_a_concatenate_and_another_layer_take_converts():
     state, shipment, _ = shipped(model, [])
     # The file rounds the average, on the grid of what it is of; the model does not.
     assert difference_in_steps(shipment.content, state.model, inputs_for(model)).mean() <= 1
-
-
-def test_averages_keep_what_they_are_of_unclipped():
-    # As in NASNet: averages and the largest values of the same, joined by sums.
-    layers = kd.keras.layers
-    x = inputs = layers.Input((8, 8, 4))
-    x = layers.BatchNormalization()(layers.Conv2D(8, 3, padding="same", use_bias=False, name="conv")(x))
-    x = layers.ZeroPadding2D(1, name="pad")(x)
-    averages = layers.AveragePooling2D(3, strides=1, name="averages")(x)
-    x = layers.Add(name="sum")([averages, layers.MaxPooling2D(3, strides=1)(x)])
-    model = kd.keras.Model(inputs, layers.Flatten()(x))
-    samples = inputs_for(model)
-    state = run(Quantization(fit={"epochs": 0}), State(model), samples, epochs=0)
-    content = quantized_tflite(state.model, "int8", ConversionSettings(), samples)
-    # Only where a value lies between two steps may the two round apart.
-    assert difference_in_steps(content, state.model, samples).mean() < 0.05
-
-
-def test_what_several_relus_take_is_rounded_once():
-    layers = kd.keras.layers
-    x = inputs = layers.Input((8, 8, 4))
-    x = layers.BatchNormalization()(layers.Conv2D(8, 3, use_bias=False, name="conv")(x))
-    branches = [layers.Conv2D(8, 1)(relu(x)) for relu in (layers.ReLU(), layers.Activation("relu"))]
-    model = kd.keras.Model(inputs, layers.Flatten()(layers.Add()(branches)))
-    samples = inputs_for(model)
-    state = run(Quantization(fit={"epochs": 0}), State(model), samples, epochs=0)
-    content = quantized_tflite(state.model, "int8", ConversionSettings(), samples)
-    assert difference_in_steps(content, state.model, samples).mean() < 0.05
 
 
 def test_a_model_whose_layers_tfmot_joins_otherwise_is_refused(monkeypatch):

@@ -1,0 +1,57 @@
+"""Training rounds where the file rounds, and in the same steps: else the two are different networks."""
+
+import numpy as np
+from fixtures.models import dense, inputs_for, run
+
+from tfcompress import keras_door as kd
+from tfcompress.convert.converter import quantized_tflite
+from tfcompress.convert.settings import ConversionSettings
+from tfcompress.evaluate.prediction import io_types, predict
+from tfcompress.techniques.quantization import Quantization
+from tfcompress.vocabulary.state import State
+
+
+def difference_in_steps(content, model, inputs):
+    return np.abs(predict(content, inputs) - model.predict(inputs, verbose=0)) / io_types(content).output.scale
+
+
+def test_pixels_between_two_steps_are_the_same_integers_in_training_and_in_the_file():
+    from tensorflow_model_optimization.python.core.quantization.keras.quantize_layer import QuantizeLayer
+
+    pixels = ((np.arange(256) - 127.5) / 127.5).astype(np.float32)
+    samples = np.resize(pixels, (64, 8))
+    state = run(Quantization(), State(dense()), samples, epochs=20)
+    kind = io_types(quantized_tflite(state.model, "int8", ConversionSettings(), samples)).input
+    layer = next(layer for layer in state.model.layers if isinstance(layer, QuantizeLayer))
+    trained = layer(kd.tf.constant(samples), training=False).numpy()
+    np.testing.assert_allclose(kind.decode(kind.encode(samples)), trained, atol=1e-6)
+    # Only the two in the middle have become one.
+    assert len(np.unique(kind.encode(pixels))) == 255
+
+
+def test_averages_keep_what_they_are_of_unclipped():
+    # As in NASNet: averages and the largest values of the same, joined by sums.
+    layers = kd.keras.layers
+    x = inputs = layers.Input((8, 8, 4))
+    x = layers.BatchNormalization()(layers.Conv2D(8, 3, padding="same", use_bias=False, name="conv")(x))
+    x = layers.ZeroPadding2D(1, name="pad")(x)
+    averages = layers.AveragePooling2D(3, strides=1, name="averages")(x)
+    x = layers.Add(name="sum")([averages, layers.MaxPooling2D(3, strides=1)(x)])
+    model = kd.keras.Model(inputs, layers.Flatten()(x))
+    samples = inputs_for(model)
+    state = run(Quantization(fit={"epochs": 0}), State(model), samples, epochs=0)
+    content = quantized_tflite(state.model, "int8", ConversionSettings(), samples)
+    # Only where a value lies between two steps may the two round apart.
+    assert difference_in_steps(content, state.model, samples).mean() < 0.05
+
+
+def test_what_several_relus_take_is_rounded_once():
+    layers = kd.keras.layers
+    x = inputs = layers.Input((8, 8, 4))
+    x = layers.BatchNormalization()(layers.Conv2D(8, 3, use_bias=False, name="conv")(x))
+    branches = [layers.Conv2D(8, 1)(relu(x)) for relu in (layers.ReLU(), layers.Activation("relu"))]
+    model = kd.keras.Model(inputs, layers.Flatten()(layers.Add()(branches)))
+    samples = inputs_for(model)
+    state = run(Quantization(fit={"epochs": 0}), State(model), samples, epochs=0)
+    content = quantized_tflite(state.model, "int8", ConversionSettings(), samples)
+    assert difference_in_steps(content, state.model, samples).mean() < 0.05
