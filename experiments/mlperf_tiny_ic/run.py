@@ -14,6 +14,7 @@ import numpy as np
 import table
 from absl import app, flags
 
+from tfcompress.atomic import write_atomically
 from tfcompress.cli.common import TerminalReporter
 from tfcompress.data import load_data
 from tfcompress.evaluate import measure_latency, predict
@@ -82,7 +83,7 @@ def main(argv: Sequence[str]) -> None:
                 runs[recipe, seed] = measured(recipe, seed, made(recipe, seed))
                 table.write(results, runs)
     lines = table.text(list(runs.values()))
-    results.with_suffix(".md").write_text(lines, encoding="utf-8")
+    write_atomically(Path(f"{OUT.value}.md"), lines.encode())
     print(lines, end="")
 
 

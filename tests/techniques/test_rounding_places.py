@@ -55,3 +55,14 @@ def test_what_several_relus_take_is_rounded_once():
     state = run(Quantization(fit={"epochs": 0}), State(model), samples, epochs=0)
     content = quantized_tflite(state.model, "int8", ConversionSettings(), samples)
     assert difference_in_steps(content, state.model, samples).mean() < 0.05
+
+
+def test_averages_of_what_is_not_trained_as_integers_borrow_no_range_from_before_it():
+    layers = kd.keras.layers
+    x = inputs = layers.Input((8, 8, 4))
+    x = layers.LayerNormalization(gamma_initializer=kd.keras.initializers.Constant(50.0))(layers.Conv2D(8, 3)(x))
+    model = kd.keras.Model(inputs, layers.Flatten()(layers.AveragePooling2D(2, name="averages")(x)))
+    samples = inputs_for(model)
+    state = run(Quantization(fit={"epochs": 0}), State(model), samples, epochs=0)
+    expected = model.predict(samples, verbose=0)
+    assert np.abs(state.model.predict(samples, verbose=0) - expected).max() < 0.1 * np.abs(expected).max()

@@ -27,7 +27,7 @@ from tensorflow_model_optimization.python.core.quantization.keras.quantize_wrapp
 from tf_keras.src.saving.serialization_lib import SafeModeScope
 
 from tfcompress import keras_door as kd
-from tfcompress.models.graph import consumers, producers
+from tfcompress.models.graph import consumers, moves_values, producers
 from tfcompress.models.loading import clone, copied_layer, custom_objects, set_weights
 from tfcompress.techniques._activation_ranges import ActivationQuantizer, BorrowedRangeQuantizer, LearnedRangeQuantizer
 from tfcompress.techniques._batch_norm import fold_where_scales_are_shared
@@ -202,13 +202,20 @@ def _borrow_ranges(model: Any) -> None:
     owners = {layer: found for layer in model.layers if (found := _output_range(layer)) is not None}
     for layer in model.layers:
         if isinstance(getattr(layer, "layer", None), kd.keras.layers.AveragePooling2D) and layer in owners:
-            (source,) = producers(model, layer)
-            while source not in owners and len(producers(model, source)) == 1:
-                (source,) = producers(model, source)
-            if source in owners:
-                lender, variables = owners[source]
+            sources = producers(model, layer)
+            while len(sources) == 1 and sources[0] not in owners and _keeps_range(sources[0]):
+                sources = producers(model, sources[0])
+            if len(sources) == 1 and sources[0] in owners:
+                lender, variables = owners[sources[0]]
                 layer._output_quantizers = [BorrowedRangeQuantizer(lender)]
                 layer._output_quantizer_vars = variables
+
+
+def _keeps_range(layer: Any) -> bool:
+    """Whether `layer`, wrapped or not, gives values that it takes, and zeros."""
+    layers, inner = kd.keras.layers, getattr(layer, "layer", layer)
+    choosing = (layers.MaxPooling2D, layers.ZeroPadding2D, layers.Cropping2D, layers.Dropout)
+    return moves_values(inner) or isinstance(inner, choosing)
 
 
 def _output_range(layer: Any) -> tuple[ActivationQuantizer, dict[str, Any]] | None:

@@ -1,4 +1,4 @@
-"""Layers that are a factor and a shift for each channel in inference: BatchNormalization, Normalization, Rescaling."""
+"""Layers that are a factor and a shift by channel in inference: normalizations, Rescaling, LayerScale."""
 
 from __future__ import annotations
 
@@ -54,10 +54,14 @@ def is_trained(layer: Any) -> bool:
 
 def follows_linear(graph: Graph, call: Call) -> bool:
     """Whether quantization-aware training takes the BatchNormalization of `call` with the layer before it."""
-    layers, source = kd.keras.layers, graph.source(call)
+    return isinstance(call.layer, kd.keras.layers.BatchNormalization) and gives_linear(graph, graph.source(call))
+
+
+def gives_linear(graph: Graph, source: Call) -> bool:
+    """Whether `source` is of a linear Conv2D, DepthwiseConv2D or Dense, called once and taken by one layer alone."""
+    layers = kd.keras.layers
     return (
-        isinstance(call.layer, layers.BatchNormalization)
-        and isinstance(source.layer, (layers.Conv2D, layers.DepthwiseConv2D, layers.Dense))
+        isinstance(source.layer, (layers.Conv2D, layers.DepthwiseConv2D, layers.Dense))
         and getattr(source.layer.activation, "__name__", "") == "linear"
         and graph.sole_user(source) is not None
         and graph.called_once(source)

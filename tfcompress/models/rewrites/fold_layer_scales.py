@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from tfcompress import keras_door as kd
-from tfcompress.models.rewrites._graph import Call, Graph
-from tfcompress.models.rewrites._per_channel import folded_back, is_layer_scale
+from tfcompress.models.rewrites._graph import Graph
+from tfcompress.models.rewrites._per_channel import folded_back, gives_linear, is_layer_scale
 from tfcompress.models.rewrites.base import Edit, Rewrite
 
 
@@ -25,15 +24,5 @@ class FoldLayerScales(Rewrite):
     def edits(self, graph: Graph) -> Iterator[Edit]:
         """One edit for each LayerScale behind such a layer."""
         for call in graph.calls:
-            if is_layer_scale(call.layer) and graph.called_once(call) and _is_linear(graph, graph.source(call)):
+            if is_layer_scale(call.layer) and graph.called_once(call) and gives_linear(graph, graph.source(call)):
                 yield folded_back(call, graph.source(call), "quantization-aware training does not know it")
-
-
-def _is_linear(graph: Graph, source: Call) -> bool:
-    layers = kd.keras.layers
-    return (
-        type(source.layer) in (layers.Conv2D, layers.DepthwiseConv2D, layers.Dense)
-        and getattr(source.layer.activation, "__name__", "") == "linear"
-        and graph.called_once(source)
-        and graph.sole_user(source) is not None
-    )
