@@ -148,7 +148,7 @@ class Layout(default_8bit_quantize_layout_transform.Default8BitQuantizeLayoutTra
                 config = self._registry.get_quantize_config(layer)
                 config.activation_attrs = []
                 record[layer.name]["quantize_config"] = config
-            if _is_left_to_concatenate(model, layer) or _is_left_to_activations(model, layer):
+            if self._is_left_to_concatenate(model, layer) or self._is_left_to_activations(model, layer):
                 if self._registry.supports(layer):
                     config = self._registry.get_quantize_config(layer)
                     config.activation_attrs = []
@@ -158,32 +158,31 @@ class Layout(default_8bit_quantize_layout_transform.Default8BitQuantizeLayoutTra
                     record[layer.name]["quantize_config"] = default_8bit_quantize_configs.NoOpQuantizeConfig()
         return model, record
 
+    def _is_left_to_concatenate(self, model: Any, layer: Any) -> bool:
+        """Whether the output of `layer` is quantized by a Concatenate behind it.
 
-def _is_left_to_concatenate(model: Any, layer: Any) -> bool:
-    """Whether the output of `layer` is quantized by a Concatenate behind it that takes an average pooling.
+        TFLite joins only what has one range, so the converter gives what nothing else takes that of the Concatenate;
+        tfmot sees to that only where nothing else takes any of the inputs. An average has the range of what it is of:
+        on one of its own the converter refuses it where others take it too, and without one it gets that of what it
+        is joined with.
+        """
+        layers = kd.keras.layers
+        takers = consumers(model, layer)
+        joins = [t for t in takers if isinstance(t, layers.Concatenate) and self._registry.supports(t)]
+        if len(takers) > 1 and isinstance(layer, layers.AveragePooling2D):
+            return bool(joins)
+        return len(takers) == 1 and bool(joins)
 
-    TFLite's average has the range of what it is of. On one of its own the converter refuses it where others take it
-    too, and without one it gets that of what it is joined with. tfmot sees to that only where nothing else takes it.
-    """
-    layers = kd.keras.layers
-    takers = consumers(model, layer)
-    if not isinstance(layer, layers.AveragePooling2D) and len(takers) > 1:
-        return False
-    return any(
-        isinstance(taker, layers.Concatenate)
-        and any(isinstance(source, layers.AveragePooling2D) for source in producers(model, taker))
-        for taker in takers
-    )
+    def _is_left_to_activations(self, model: Any, layer: Any) -> bool:
+        """Whether the output of `layer` is quantized by several ReLUs alone.
 
-
-def _is_left_to_activations(model: Any, layer: Any) -> bool:
-    """Whether the output of `layer` is quantized by several ReLUs alone.
-
-    The converter makes one of them, and makes it part of `layer`: the file rounds once. tfmot sees to that where there
-    is one.
-    """
-    takers = consumers(model, layer)
-    return len(takers) > 1 and all(_is_relu(taker) and not _is_left_to_concatenate(model, taker) for taker in takers)
+        The converter makes one of them, and makes it part of `layer`: the file rounds once. tfmot sees to that where
+        there is one. A Concatenate takes no ReLU in, and joins in a range of its own.
+        """
+        if isinstance(layer, kd.keras.layers.Concatenate):
+            return False
+        takers = consumers(model, layer)
+        return len(takers) > 1 and all(_is_relu(t) and not self._is_left_to_concatenate(model, t) for t in takers)
 
 
 def _is_relu(layer: Any) -> bool:
