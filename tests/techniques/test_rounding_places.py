@@ -1,6 +1,7 @@
 """Training rounds where the file rounds, and in the same steps: else the two are different networks."""
 
 import numpy as np
+import pytest
 from fixtures.models import dense, inputs_for, run
 
 from tfcompress import keras_door as kd
@@ -51,6 +52,22 @@ def test_what_several_relus_take_is_rounded_once():
     x = layers.BatchNormalization()(layers.Conv2D(8, 3, use_bias=False, name="conv")(x))
     branches = [layers.Conv2D(8, 1)(relu(x)) for relu in (layers.ReLU(), layers.Activation("relu"))]
     model = kd.keras.Model(inputs, layers.Flatten()(layers.Add()(branches)))
+    samples = inputs_for(model)
+    state = run(Quantization(fit={"epochs": 0}), State(model), samples, epochs=0)
+    content = quantized_tflite(state.model, "int8", ConversionSettings(), samples)
+    assert difference_in_steps(content, state.model, samples).mean() < 0.05
+
+
+@pytest.mark.parametrize("relus", [1, 2])
+def test_what_is_joined_is_rounded_in_one_range(relus):
+    # As in NASNet: one input of the Concatenate is taken elsewhere too, and several ReLUs take the whole.
+    layers = kd.keras.layers
+    inputs = layers.Input((8, 8, 4))
+    wide = layers.BatchNormalization(gamma_initializer=kd.keras.initializers.Constant(3.0))(layers.Conv2D(8, 3)(inputs))
+    sums = [layers.Add()([layers.Conv2D(8, 1)(wide), layers.Conv2D(8, 1)(wide)]) for _ in range(2)]
+    joined = layers.Concatenate()([wide, *sums])
+    branches = [layers.Conv2D(8, 1)(layers.ReLU()(joined)) for _ in range(relus)]
+    model = kd.keras.Model(inputs, layers.Flatten()(layers.Add()(branches) if relus > 1 else branches[0]))
     samples = inputs_for(model)
     state = run(Quantization(fit={"epochs": 0}), State(model), samples, epochs=0)
     content = quantized_tflite(state.model, "int8", ConversionSettings(), samples)
