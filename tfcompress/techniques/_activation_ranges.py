@@ -45,6 +45,12 @@ class ActivationQuantizer(quantizers.MovingAverageQuantizer):
         return {}
 
 
+def step_of(ranges: Mapping[str, Any]) -> float:
+    """The distance between two of the 256 steps of a range, given by its variables."""
+    least, most = (float(ranges[end]) for end in ("min_var", "max_var"))
+    return (max(most, 0.0) - min(least, 0.0)) / 255
+
+
 class BorrowedRangeQuantizer(ActivationQuantizer):
     """Rounds within the range of another quantizer, and neither shows it what it rounds nor moves it.
 
@@ -58,7 +64,12 @@ class BorrowedRangeQuantizer(ActivationQuantizer):
 
     def __call__(self, inputs: Any, training: bool, weights: dict[str, Any], **kwargs: Any) -> Any:
         del training, kwargs
-        return inputs if self.observers is not None else self._lender.rounded(inputs, False, weights)
+        return inputs if self.observers is not None else self.rounded(inputs, False, weights)
+
+    def rounded(self, inputs: Any, training: bool, ranges: dict[str, Any]) -> Any:
+        """`inputs` rounded as the lender rounds."""
+        del training
+        return self._lender.rounded(inputs, False, ranges)
 
 
 class LearnedRangeQuantizer(ActivationQuantizer):

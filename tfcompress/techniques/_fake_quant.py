@@ -198,16 +198,28 @@ def _borrow_ranges(model: Any) -> None:
 
     In a range of its own, which is narrower, the converter would put what the pooling takes, and clip it there.
     """
-    owners = {layer: found for layer in model.layers if (found := _output_range(layer)) is not None}
     for layer in model.layers:
-        if isinstance(getattr(layer, "layer", None), kd.keras.layers.AveragePooling2D) and layer in owners:
-            sources = producers(model, layer)
-            while len(sources) == 1 and sources[0] not in owners and _keeps_range(sources[0]):
-                sources = producers(model, sources[0])
-            if len(sources) == 1 and sources[0] in owners:
-                lender, variables = owners[sources[0]]
+        if isinstance(getattr(layer, "layer", None), kd.keras.layers.AveragePooling2D) and layer._output_quantizers:
+            taken = range_taken(model, layer)
+            if taken is not None:
+                lender, layer._output_quantizer_vars = taken
                 layer._output_quantizers = [BorrowedRangeQuantizer(lender)]
-                layer._output_quantizer_vars = variables
+
+
+def range_taken(model: Any, layer: Any) -> tuple[ActivationQuantizer, dict[str, Any]] | None:
+    """The quantizer of what `layer` takes, with the variables of its range; None where it takes several, or none is.
+
+    Args:
+        model: quantized, with the quantizers of `use_calibrated_activations`.
+        layer: of it, wrapped or not.
+    """
+    sources = producers(model, layer)
+    while len(sources) == 1:
+        found = list(_quantizers_of(sources[0]))
+        if found or not _keeps_range(sources[0]):
+            return found[-1] if found else None
+        sources = producers(model, sources[0])
+    return None
 
 
 def _keeps_range(layer: Any) -> bool:
@@ -215,12 +227,6 @@ def _keeps_range(layer: Any) -> bool:
     layers, inner = kd.keras.layers, getattr(layer, "layer", layer)
     choosing = (layers.MaxPooling2D, layers.ZeroPadding2D, layers.Cropping2D, layers.Dropout)
     return moves_values(inner) or isinstance(inner, choosing)
-
-
-def _output_range(layer: Any) -> tuple[ActivationQuantizer, dict[str, Any]] | None:
-    """The quantizer of what `layer` gives, with the variables of its range; None where that is not quantized."""
-    found = list(_quantizers_of(layer))
-    return found[-1] if found else None
 
 
 class _InOrder(ModelTransformer):

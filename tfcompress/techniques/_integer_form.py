@@ -57,13 +57,14 @@ def integer_form(model: Any, grids: Mapping[str, Any], *, learned_ranges: bool =
 
 
 def settled(state: State, made_by: str) -> State:
-    """`state` to ship, its weights exactly as the file is to hold them, and the promises of their levels.
+    """`state` to ship, its weights and biases exactly as the file is to hold them, and the promises of their levels.
 
     Args:
         state: its model an `integer_form`.
         made_by: the step's name.
     """
     from tfcompress.techniques import _fake_quant
+    from tfcompress.techniques._rounded_biases import round_biases
 
     quantized, promises = {}, []
     for wrapper, weight, quantizer in _fake_quant.weight_quantizers(state.model):
@@ -76,6 +77,7 @@ def settled(state: State, made_by: str) -> State:
             promises.append(Promise(name, "distinct", number, made_by=made_by))
         elif grid.bits < CONTAINER_BITS:
             promises.append(Promise(name, "levels", number, "channel", made_by=made_by))
+    round_biases(state.model)
     return state.evolve(quantization=quantized, number_format="int8", promises=(*state.promises, *promises))
 
 

@@ -95,6 +95,11 @@ class WeightQuantizer(quantizers.Quantizer):
         weight.assign(fake_quantize(values, grid, self.log_step) if on_grid else values)
         self.grid = replace(grid, zero_mask=None, cluster_index=None, settled=True)
 
+    def steps(self, weight: Any) -> np.ndarray:
+        """The distance between two levels of `weight`, `[1]`, or `[channels]` in the order of the layer's outputs."""
+        step = level_size(weight, self.grid) if self.log_step is None else kd.tf.exp(self.log_step)
+        return np.ravel(step.numpy())
+
     def get_config(self) -> dict[str, Any]:
         """The grid without the arrays, which belong to the training and not to the layer."""
         grid = self.grid
