@@ -1,13 +1,15 @@
 """A Gaussian process over recipes: what a measure is expected to be at recipes that were not tried, and how surely.
 
 The kernel says what is known of recipes beforehand: a measure is nearly a sum of the holes' effects (bytes are exactly
-that), each effect is nearly linear in its value or smooth in its rank, and what holes do together is smooth as well:
+that), each effect is nearly linear in its value or smooth in its rank, and what two holes do together is smooth too:
 
-    k(x, x') = 4 + sum_h r_h^2 (a^2 v_h v'_h + b^2 m_h(u_h, u'_h)) + c^2 prod_h m_h(u_h, u'_h) + f f' / 2 + n^2 [x = x']
+    k(x, x') = 4 + sum_h r_h^2 (a^2 v_h v'_h + b^2 m_h) + c^2 mean_{g<h} m_g m_h + f f' / 2 + n^2 [x = x']
 
-with v the hole's value, u its rank, m the Matern 5/2 kernel, and f what is foreseen of the recipe, which is the mean
-as well. Additive kernels: Duvenaud, Nickisch, Rasmussen 2011, "Additive Gaussian processes"; fitting and prediction:
-Rasmussen, Williams 2006, algorithm 2.1 and equation 5.9; the parameters have log-normal priors.
+with v the hole's value, m_h the Matern 5/2 kernel of its ranks in x and x', and f what is foreseen of the recipe, which
+is the mean as well. A product of all m_h would say that recipes are alike only where all holes are, which a few dozen
+trials teach little about. Additive kernels of first and second order: Duvenaud, Nickisch, Rasmussen 2011, "Additive
+Gaussian processes"; fitting and prediction: Rasmussen, Williams 2006, algorithm 2.1 and equation 5.9; the parameters
+have log-normal priors.
 """
 
 from __future__ import annotations
@@ -23,7 +25,7 @@ _MEAN_VARIANCE = 4.0
 _FORESIGHT_VARIANCE = 0.5
 _JITTER = 1e-8
 _SHARED = 4
-"""Parameters that all holes share: of the linear, additive and joint parts, and of the noise."""
+"""Parameters that all holes share: of the linear part, of effects, of pairs, and of the noise."""
 
 # Medians and widths of the log-normal priors; measures are scaled to a standard deviation of 1.
 _PRIOR_MEDIANS = (0.7, 0.5, 0.4, 0.05)
@@ -139,13 +141,25 @@ def _kernel(theta: np.ndarray, pairs: _Pairs) -> np.ndarray:
     (linear, additive, joint, _), scales, lengths = _split(theta)
     smooth, _ = _matern(pairs.distance, lengths)
     effects = linear**2 * pairs.product + additive**2 * pairs.both_active * smooth
-    return pairs.fixed + np.tensordot(scales**2, effects, axes=1) + joint**2 * np.prod(smooth, axis=0)
+    return pairs.fixed + np.tensordot(scales**2, effects, axes=1) + joint**2 * _of_pairs(smooth)
+
+
+def _of_pairs(smooth: np.ndarray) -> np.ndarray:
+    """The mean of the products of two holes' kernels, `[holes, n, m]` to `[n, m]`; 0 where there is one hole."""
+    sums = smooth.sum(axis=0)
+    return (sums**2 - (smooth**2).sum(axis=0)) / (2 * _pair_count(smooth))
+
+
+def _pair_count(smooth: np.ndarray) -> float:
+    return max(len(smooth) * (len(smooth) - 1) / 2, 1.0)
 
 
 def _diagonal(theta: np.ndarray, points: Points) -> np.ndarray:
     (linear, additive, joint, _), scales, _ = _split(theta)
     fixed = _MEAN_VARIANCE + _FORESIGHT_VARIANCE * points.foreseen**2
-    return fixed + (linear**2 * points.value**2 + additive**2 * points.active) @ scales**2 + joint**2
+    return (
+        fixed + (linear**2 * points.value**2 + additive**2 * points.active) @ scales**2 + joint**2 * (len(scales) > 1)
+    )
 
 
 def _matern(distance: np.ndarray, lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -189,7 +203,7 @@ def _energy(
     squares = (scales**2)[:, None, None]
     lines = linear**2 * squares * pairs.product
     curves = additive**2 * squares * pairs.both_active * smooth
-    together = joint**2 * np.prod(smooth, axis=0)
+    together = joint**2 * _of_pairs(smooth)
     identity = np.eye(len(targets))
     kernel = pairs.fixed + lines.sum(axis=0) + curves.sum(axis=0) + together + _noise(theta) * identity
     factor = cho_factor(kernel, lower=True)
@@ -197,7 +211,8 @@ def _energy(
     misfit = (theta - center) / widths
     energy = 0.5 * targets @ weights + np.log(np.diag(factor[0])).sum() + 0.5 * misfit @ misfit
     inner = cho_solve(factor, identity) - np.outer(weights, weights)
-    by_length = additive**2 * squares * pairs.both_active * slope + together * slope / np.maximum(smooth, 1e-300)
+    others = joint**2 * (smooth.sum(axis=0) - smooth) / _pair_count(smooth)
+    by_length = (additive**2 * squares * pairs.both_active + others) * slope
     gradient = np.concatenate(
         [
             [np.sum(inner * part) for part in (lines.sum(axis=0), curves.sum(axis=0), together)],
