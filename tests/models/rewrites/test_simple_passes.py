@@ -177,3 +177,15 @@ def test_a_factor_stays_where_something_else_takes_what_it_scales_or_an_activati
     ):
         kept = rewrite(model, ENABLING).model
         assert any(type(layer).__name__ == "LayerScale" for layer in kept.layers)
+
+
+@pytest.mark.parametrize("kind", ["Add", "Multiply"])
+def test_many_tensors_are_summed_two_at_a_time(layers, randomised, same_outputs, kind):
+    inputs = layers.Input((6,))
+    parts = [layers.Dense(4)(inputs) for _ in range(4)]
+    whole = getattr(layers, kind)(name="whole")(parts)
+    model = randomised(kd.keras.Model(inputs, getattr(layers, kind)()([whole, parts[0]])))
+    done = rewrite(model, ("sums_of_two",))
+    assert [change.became for change in done.changes] == [("whole_of_2", "whole_of_3", "whole")]
+    assert all(len(layer.input) == 2 for layer in done.model.layers if isinstance(layer, getattr(layers, kind)))
+    assert same_outputs(model, done.model, tolerance=0)
