@@ -6,6 +6,7 @@ from fixtures.models import dense, inputs_for, run
 
 from tfcompress import keras_door as kd
 from tfcompress.convert.converter import quantized_tflite
+from tfcompress.convert.flatbuffer import Flatbuffer
 from tfcompress.convert.settings import ConversionSettings
 from tfcompress.enabling import opened
 from tfcompress.evaluate.prediction import io_types, predict
@@ -45,6 +46,22 @@ def test_averages_keep_what_they_are_of_unclipped():
     content = quantized_tflite(state.model, "int8", ConversionSettings(), samples)
     # Only where a value lies between two steps may the two round apart.
     assert difference_in_steps(content, state.model, samples).mean() < 0.05
+
+
+@pytest.mark.parametrize("shift", [0.0, -0.5])
+def test_halves_among_averages_are_rounded_as_in_the_file(shift):
+    layers = kd.keras.layers
+    kd.keras.utils.set_random_seed(0)
+    inputs = layers.Input((16, 16, 3))
+    x = layers.Conv2D(8, 3, padding="same", bias_initializer=kd.keras.initializers.Constant(shift))(inputs)
+    x = layers.ReLU()(x) if shift else x
+    model = kd.keras.Model(inputs, layers.AveragePooling2D(2, name="averages")(x))
+    samples = inputs_for(model)
+    state = run(Quantization(fit={"epochs": 0}), State(model), samples, epochs=0)
+    content = quantized_tflite(state.model, "int8", ConversionSettings(), samples)
+    # A quarter of the averages are halves.
+    assert difference_in_steps(content, state.model, samples).mean() < 0.001
+    assert len(Flatbuffer(content).operators) == 2
 
 
 def test_what_several_relus_take_is_rounded_once():

@@ -8,6 +8,7 @@ import tempfile
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from contextvars import ContextVar
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,14 @@ from tfcompress.vocabulary.state import NumberFormat
 
 # As the compiler writes the place of an operation: fused["Svd:", callsite("model/layer/Svd@...
 _REFUSED = re.compile(r'fused\["(\w+):", callsite\("([^"@/]+/[^"@]+)@')
+
+
+_FOR_FILE = ContextVar("for_file", default=False)
+
+
+def is_for_file() -> bool:
+    """Whether what is computed now becomes a file: a layer then leaves out what imitates the file's own arithmetic."""
+    return _FOR_FILE.get()
 
 
 def warm_up() -> None:
@@ -200,7 +209,11 @@ def _inference(model: Any) -> Any:
         outputs = tf.nest.flatten(model(list(inputs) if len(inputs) > 1 else inputs[0], training=False))
         return dict(zip(model.output_names, outputs, strict=True))
 
-    return infer.get_concrete_function()
+    token = _FOR_FILE.set(True)
+    try:
+        return infer.get_concrete_function()
+    finally:
+        _FOR_FILE.reset(token)
 
 
 def _convert(

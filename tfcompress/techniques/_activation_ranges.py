@@ -8,8 +8,11 @@ from typing import Any
 from tensorflow_model_optimization.python.core.quantization.keras import quantizers
 
 from tfcompress import keras_door as kd
+from tfcompress.convert.converter import is_for_file
 from tfcompress.techniques._ranges import Extremes, Histogram
 
+_ASIDE = 1e-3
+"""Of a step; averages of less than 500 integers that are no halves lie farther from one."""
 _NARROWEST = 1e-6
 """What is left of a range whose learned ends would meet."""
 
@@ -52,7 +55,9 @@ def step_of(ranges: Mapping[str, Any]) -> float:
 
 
 class BorrowedRangeQuantizer(ActivationQuantizer):
-    """Rounds within the range of another quantizer, and neither shows it what it rounds nor moves it.
+    """Rounds averages as TFLite does: in the range of what they are of, and halves away from zero.
+
+    It neither shows the other quantizer what it rounds nor moves it.
 
     Args:
         lender: the other one.
@@ -67,9 +72,24 @@ class BorrowedRangeQuantizer(ActivationQuantizer):
         return inputs if self.observers is not None else self.rounded(inputs, False, weights)
 
     def rounded(self, inputs: Any, training: bool, ranges: dict[str, Any]) -> Any:
-        """`inputs` rounded as the lender rounds."""
+        """`inputs` rounded within the lender's range."""
         del training
-        return self._lender.rounded(inputs, False, ranges)
+        # The file's own operator sees to its halves.
+        return self._lender.rounded(inputs if is_for_file() else off_halves(inputs, ranges), False, ranges)
+
+
+def off_halves(values: Any, ranges: Mapping[str, Any]) -> Any:
+    """`values` a thousandth of a step farther from the integer zero, by which a half becomes one or the other.
+
+    The average of a few integers is often a half. TFLite's AVERAGE_POOL_2D rounds it away from the integer zero, which
+    is in the middle of the 256 steps, and fake quantization always upwards: without it, averages behind a ReLU, which
+    are below the middle, would come out half a step too large wherever they are halves.
+    """
+    tf = kd.tf
+    least, most = tf.minimum(ranges["min_var"], 0.0), tf.maximum(ranges["max_var"], 0.0)
+    step = (most - least) / 255
+    integers = values / step + tf.round(-least / step) - 128
+    return values + tf.stop_gradient(step * _ASIDE * tf.sign(integers))
 
 
 class LearnedRangeQuantizer(ActivationQuantizer):
