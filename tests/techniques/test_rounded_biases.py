@@ -22,7 +22,7 @@ def network(use_bias=True, norm=None):
     x = inputs = layers.Input(SAMPLES.shape[1:])
     for convolution in (
         layers.Conv2D(16, 3, **start, name="first"),
-        layers.DepthwiseConv2D(3, **start),
+        layers.DepthwiseConv2D(3, depth_multiplier=2, **start),
         layers.Conv2D(16, 3, **start),
     ):
         x = convolution(x)
@@ -39,8 +39,8 @@ def network(use_bias=True, norm=None):
     return keras.Model(inputs, x)
 
 
-def trained(model):
-    return run(Quantization(fit={"epochs": 0}), State(model), SAMPLES, epochs=0).model
+def trained(model, **options):
+    return run(Quantization(fit={"epochs": 0}, **options), State(model), SAMPLES, epochs=0).model
 
 
 def converted(model):
@@ -65,6 +65,32 @@ def test_model_and_file_are_the_same_integers(options):
     assert steps.mean() < 0.01
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"activation_ranges": "learned"},
+        {"weight_bits": 4, "step_size": "learned"},
+        {"weight_bits": 2, "levels": "ternary"},
+    ],
+)
+def test_so_they_are_with_learned_ranges_and_few_bits(options):
+    model = trained(network(), **options)
+    content = converted(model)
+    steps = np.abs(predict(content, SAMPLES) - model.predict(SAMPLES, verbose=0)) / io_types(content).output.scale
+    assert steps.mean() < 0.01
+
+
+@pytest.mark.parametrize("activation", ["tanh", "sigmoid"])
+def test_a_bias_behind_a_range_that_the_file_fixes_stays(activation):
+    layers = kd.keras.layers
+    inputs = layers.Input((6,))
+    x = layers.Dense(8, activation=activation)(inputs)
+    model = kd.keras.Model(inputs, layers.Dense(4, bias_initializer="ones", name="last")(x))
+    samples = np.random.default_rng(0).normal(size=(32, 6)).astype(np.float32)
+    done = run(Quantization(fit={"epochs": 0}), State(model), samples, epochs=0).model
+    np.testing.assert_array_equal(done.get_layer("quant_last").layer.bias.numpy(), 1.0)
+
+
 def test_a_channel_that_is_switched_off_keeps_its_mean():
     model = network(norm={})
     norm = next(layer for layer in model.layers if isinstance(layer, kd.keras.layers.BatchNormalization))
@@ -81,8 +107,9 @@ def test_a_channel_that_is_switched_off_keeps_its_mean():
 def test_a_bias_behind_what_has_no_range_of_its_own_stays():
     layers = kd.keras.layers
     inputs = layers.Input((6,))
-    x = layers.LayerNormalization()(layers.Dense(8)(inputs))
+    x = layers.LayerNormalization()(layers.Dense(8, bias_initializer="ones", name="first")(inputs))
     model = kd.keras.Model(inputs, layers.Dense(4, bias_initializer="ones", name="last")(x))
     samples = np.random.default_rng(0).normal(size=(32, 6)).astype(np.float32)
     done = run(Quantization(fit={"epochs": 0}), State(model), samples, epochs=0).model
     np.testing.assert_array_equal(done.get_layer("quant_last").layer.bias.numpy(), 1.0)
+    assert (done.get_layer("quant_first").layer.bias.numpy() != 1.0).any()

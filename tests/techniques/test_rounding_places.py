@@ -115,3 +115,12 @@ def test_averages_of_what_is_not_trained_as_integers_borrow_no_range_from_before
     state = run(Quantization(fit={"epochs": 0}), State(model), samples, epochs=0)
     expected = model.predict(samples, verbose=0)
     assert np.abs(state.model.predict(samples, verbose=0) - expected).max() < 0.1 * np.abs(expected).max()
+
+
+def test_averages_in_a_range_learned_to_nothing_are_numbers():
+    from tfcompress.techniques._activation_ranges import BorrowedRangeQuantizer, LearnedRangeQuantizer, step_of
+
+    ranges = {"min_var": kd.tf.Variable(0.0), "max_var": kd.tf.Variable(-0.5)}
+    averages = BorrowedRangeQuantizer(LearnedRangeQuantizer())(kd.tf.constant([0.0, 1.0]), True, ranges)
+    assert np.isfinite(averages.numpy()).all()
+    assert step_of(ranges) > 0

@@ -50,8 +50,14 @@ class ActivationQuantizer(quantizers.MovingAverageQuantizer):
 
 def step_of(ranges: Mapping[str, Any]) -> float:
     """The distance between two of the 256 steps of a range, given by its variables."""
-    least, most = (float(ranges[end]) for end in ("min_var", "max_var"))
-    return (max(most, 0.0) - min(least, 0.0)) / 255
+    low, high = _ends(ranges["min_var"], ranges["max_var"])
+    return float(high - low) / 255
+
+
+def _ends(least: Any, most: Any) -> tuple[Any, Any]:
+    """The ends of a range that holds zero and is not empty."""
+    low = kd.tf.minimum(least, 0.0)
+    return low, kd.tf.maximum(kd.tf.maximum(most, 0.0), low + _NARROWEST)
 
 
 class BorrowedRangeQuantizer(ActivationQuantizer):
@@ -65,7 +71,7 @@ class BorrowedRangeQuantizer(ActivationQuantizer):
 
     def __init__(self, lender: ActivationQuantizer) -> None:
         super().__init__()
-        self._lender = lender
+        self._lender = lender._lender if isinstance(lender, BorrowedRangeQuantizer) else lender
 
     def __call__(self, inputs: Any, training: bool, weights: dict[str, Any], **kwargs: Any) -> Any:
         del training, kwargs
@@ -75,10 +81,10 @@ class BorrowedRangeQuantizer(ActivationQuantizer):
         """`inputs` rounded within the lender's range."""
         del training
         # The file's own operator sees to its halves.
-        return self._lender.rounded(inputs if is_for_file() else off_halves(inputs, ranges), False, ranges)
+        return self._lender.rounded(inputs if is_for_file() else away_from_zero_point(inputs, ranges), False, ranges)
 
 
-def off_halves(values: Any, ranges: Mapping[str, Any]) -> Any:
+def away_from_zero_point(values: Any, ranges: Mapping[str, Any]) -> Any:
     """`values` a thousandth of a step farther from the integer zero, by which a half becomes one or the other.
 
     The average of a few integers is often a half. TFLite's AVERAGE_POOL_2D rounds it away from the integer zero, which
@@ -86,10 +92,12 @@ def off_halves(values: Any, ranges: Mapping[str, Any]) -> Any:
     are below the middle, would come out half a step too large wherever they are halves.
     """
     tf = kd.tf
-    least, most = tf.minimum(ranges["min_var"], 0.0), tf.maximum(ranges["max_var"], 0.0)
-    step = (most - least) / 255
-    integers = values / step + tf.round(-least / step) - 128
-    return values + tf.stop_gradient(step * _ASIDE * tf.sign(integers))
+    low, high = _ends(ranges["min_var"], ranges["max_var"])
+    step = (high - low) / 255
+    integers = values / step + tf.round(-low / step) - 128
+    # The outermost are no halves, and beyond the ends gradients stop.
+    within = tf.cast(tf.abs(integers + 0.5) < 127.25, values.dtype)
+    return values + tf.stop_gradient(step * _ASIDE * tf.sign(integers) * within)
 
 
 class LearnedRangeQuantizer(ActivationQuantizer):
@@ -128,8 +136,7 @@ def round_within(values: Any, least: Any, most: Any) -> Any:
 
     @tf.custom_gradient
     def rounded(x: Any, least: Any, most: Any) -> Any:
-        low = tf.minimum(least, 0.0)
-        high = tf.maximum(tf.maximum(most, 0.0), low + _NARROWEST)
+        low, high = _ends(least, most)
         result = tf.quantization.fake_quant_with_min_max_vars(x, low, high, num_bits=8)
 
         def gradients(upstream: Any) -> tuple[Any, Any, Any]:

@@ -168,6 +168,10 @@ class Layout(default_8bit_quantize_layout_transform.Default8BitQuantizeLayoutTra
         """
         layers = kd.keras.layers
         takers = consumers(model, layer)
+        activation = getattr(getattr(layer, "activation", None), "__name__", "linear")
+        if activation not in ("linear", "relu") and not isinstance(layer, layers.Activation):
+            # Within a layer, these are rounded in other places too.
+            return False
         joins = [t for t in takers if isinstance(t, layers.Concatenate) and self._registry.supports(t)]
         if len(takers) > 1 and isinstance(layer, layers.AveragePooling2D):
             return bool(joins)
@@ -207,7 +211,10 @@ def _borrow_ranges(model: Any) -> None:
 
 
 def range_taken(model: Any, layer: Any) -> tuple[ActivationQuantizer, dict[str, Any]] | None:
-    """The quantizer of what `layer` takes, with the variables of its range; None where it takes several, or none is.
+    """The quantizer of what `layer` takes, with the variables of its range.
+
+    None where that is not rounded there, by calibration or in a range that TFLite fixes (a sigmoid, tanh or softmax),
+    and where `layer` takes several.
 
     Args:
         model: quantized, with the quantizers of `use_calibrated_activations`.
@@ -215,17 +222,30 @@ def range_taken(model: Any, layer: Any) -> tuple[ActivationQuantizer, dict[str, 
     """
     sources = producers(model, layer)
     while len(sources) == 1:
-        found = list(_quantizers_of(sources[0]))
-        if found or not _keeps_range(sources[0]):
-            return found[-1] if found else None
+        found = _output_quantizer(sources[0])
+        if found is not None or not _keeps_range(sources[0]):
+            return found
         sources = producers(model, sources[0])
+    return None
+
+
+def _output_quantizer(layer: Any) -> tuple[ActivationQuantizer, dict[str, Any]] | None:
+    """The quantizer of what `layer` gives, with the variables of its range; None where that is not rounded last."""
+    if _quantizes_input(layer):
+        return layer.quantizer, layer.quantizer_vars
+    if isinstance(layer, QuantizeWrapper):
+        if layer._output_quantizers:
+            return layer._output_quantizers[0], layer._output_quantizer_vars
+        for activation in layer._quantize_activations:
+            if hasattr(activation, "_post_activation_vars"):
+                return activation.quantizer, activation._post_activation_vars
     return None
 
 
 def _keeps_range(layer: Any) -> bool:
     """Whether `layer`, wrapped or not, gives values that it takes, and zeros."""
     layers, inner = kd.keras.layers, getattr(layer, "layer", layer)
-    choosing = (layers.MaxPooling2D, layers.ZeroPadding2D, layers.Cropping2D, layers.Dropout)
+    choosing = (layers.MaxPooling2D, layers.GlobalMaxPooling2D, layers.ZeroPadding2D, layers.Cropping2D, layers.Dropout)
     return moves_values(inner) or isinstance(inner, choosing)
 
 

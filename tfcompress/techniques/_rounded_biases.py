@@ -17,15 +17,15 @@ def round_biases(model: Any) -> None:
     """Round every bias to a multiple of the step of its layer's input times that of its weight.
 
     tfmot trains biases as real numbers, and the converter rounds them to these steps (Jacob et al. 2018, section 2.4,
-    equation 11). Those are small, but every sum that lies within half of one between two outputs comes out on the
-    other side, about one of a thousand, and what follows grows with the depth of the network. The file stays as it
+    equation 11). Those are small, but a sum that lies within half of one between two outputs may come out on the other
+    side, about one of a thousand does, and the difference grows with the depth of the network. The file stays as it
     would be; the model becomes the one that it holds.
 
     A BatchNormalization behind the layer is folded into it: there the moving mean takes up what is rounded off.
 
     Args:
-        model: an `integer_form` whose weights are settled, changed in place. A layer whose input has no range of
-            its own, for it is left to calibration, keeps its bias.
+        model: an `integer_form` whose weights are settled, changed in place. A layer keeps its bias where the step of
+            its input is not known here (`range_taken`).
     """
     for wrapper, weight, quantizer in weight_quantizers(model):
         taken = range_taken(model, wrapper)
@@ -43,7 +43,9 @@ def _norm_behind(model: Any, wrapper: Any) -> Any | None:
     """The BatchNormalization that the converter folds into the layer of `wrapper`; None where there is none."""
     takers = consumers(model, wrapper)
     found = takers[0].layer if len(takers) == 1 and isinstance(takers[0], QuantizeWrapper) else None
-    return found if isinstance(found, kd.keras.layers.BatchNormalization) else None
+    if not isinstance(found, kd.keras.layers.BatchNormalization):
+        return None
+    return found if list(found.axis) == [len(wrapper.output_shape) - 1] else None
 
 
 def _round_folded(norm: Any, bias: np.ndarray | float, steps: np.ndarray) -> None:

@@ -7,7 +7,7 @@ from functools import reduce
 from typing import Any
 
 from tfcompress import keras_door as kd
-from tfcompress.models.rewrites._graph import Builder, Call, Graph
+from tfcompress.models.rewrites._graph import Builder, Call, Graph, Part
 from tfcompress.models.rewrites.base import Edit, Rewrite
 
 
@@ -33,6 +33,6 @@ class SumsOfTwo(Rewrite):
 def _chain(call: Call, names: tuple[str, ...]) -> Builder:
     def build(first: Any, *others: Any) -> Any:
         steps = zip(names, others, strict=True)
-        return reduce(lambda so_far, step: type(call.layer)(name=step[0])([so_far, step[1]]), steps, first)
+        return reduce(lambda so_far, step: Part.copy(call.layer, name=step[0])([so_far, step[1]]), steps, first)
 
     return build
