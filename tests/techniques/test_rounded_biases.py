@@ -65,7 +65,15 @@ def test_model_and_file_are_the_same_integers(options):
     assert steps.mean() < 0.01
 
 
-@pytest.mark.parametrize("options", [{"activation_ranges": "learned"}, {"weight_bits": 4, "step_size": "learned"}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"activation_ranges": "learned"},
+        {"weight_bits": 4, "step_size": "learned"},
+        # Of this size the converter does not compute how a step of three levels comes about.
+        {"weight_bits": 2, "levels": "ternary"},
+    ],
+)
 def test_so_they_are_with_learned_ranges_and_few_bits(options):
     model = trained(network(), **options)
     content = converted(model)

@@ -224,6 +224,9 @@ def _fitted(magnitude: Any, axes: list[int] | None, grid: WeightGrid) -> Any:
     """The best scale of three levels (Li and Liu, "Ternary Weight Networks", 2016) or of two
     (Rastegari et al., "XNOR-Net", 2016, equation 6), else that in which the largest value is the largest level."""
     tf = kd.tf
+    if grid.settled:
+        # The largest is the largest level by now. The rules below the converter computes for small weights only.
+        return tf.reduce_max(magnitude, axes) / grid.top
     if grid.levels == "ternary":
         threshold = _TERNARY_THRESHOLD * _mean_of_nonzero(magnitude, axes, keepdims=True)
         return _mean_of_nonzero(tf.where(magnitude > threshold, magnitude, 0.0), axes)
