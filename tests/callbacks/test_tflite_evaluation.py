@@ -86,7 +86,9 @@ def test_training_is_undisturbed_and_its_model_evaluated(way, data, tmp_path, fr
     content = quantized_tflite(model, "int8", ConversionSettings(), data[0][:16])
     [record] = evaluation.history
     assert record.epoch == 1
-    assert record.float_metric == pytest.approx(crossentropy(model.predict(data[0], verbose=0)), rel=1e-5)
+    # At the end biases are rounded as in the file, which until then alone has them so.
+    near = 1e-3 if way == "quantized" else 1e-5
+    assert record.float_metric == pytest.approx(crossentropy(model.predict(data[0], verbose=0)), rel=near)
     assert record.tflite_metric == pytest.approx(crossentropy(predict(content, data[0])), rel=1e-5)
     assert record.float_metric != record.tflite_metric
     # Names of tensors differ by the wrappers' prefixes.

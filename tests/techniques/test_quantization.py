@@ -465,9 +465,11 @@ def test_a_bias_of_equal_values_is_the_same_on_every_channel_of_the_file():
     outputs = layers.GlobalAveragePooling2D()(layers.Conv2D(3, 3, name="conv")(inputs))
     model = kd.keras.Model(inputs, outputs)
     conv = model.get_layer("conv")
-    conv.set_weights([conv.get_weights()[0] * (1, 5, 25), np.full(3, -0.5, np.float32)])
+    conv.set_weights([conv.get_weights()[0] * (1, 5, 25), np.zeros(3, np.float32)])
     samples = inputs_for(model, 8)
     state = run(Quantization(fit={"epochs": 0}), State(model), samples, epochs=0)
+    # Rounded to the integers of each channel, they would no longer be equal.
+    state.model.get_layer("quant_conv").layer.bias.assign(np.full(3, -0.5, np.float32))
     flat = Flatbuffer(quantized_tflite(state.model, "int8", ConversionSettings(), samples))
     bias = next(flat.tensors[op.inputs[2]] for op in flat.operators if op.name == "CONV_2D")
     np.testing.assert_allclose(bias.data * bias.scales, -0.5, atol=bias.scales.max())
