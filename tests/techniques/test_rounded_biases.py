@@ -114,3 +114,17 @@ def test_a_bias_behind_what_has_no_range_of_its_own_stays():
     done = run(Quantization(fit={"epochs": 0}), State(model), samples, epochs=0).model
     np.testing.assert_array_equal(done.get_layer("quant_last").layer.bias.numpy(), 1.0)
     assert (done.get_layer("quant_first").layer.bias.numpy() != 1.0).any()
+
+
+def test_a_normalization_of_another_axis_is_not_taken_for_a_folded_one():
+    from tfcompress.techniques._rounded_biases import _norm_behind
+
+    found = []
+    for axis in (-1, 1):
+        layers = kd.keras.layers
+        inputs = layers.Input((6, 6, 3))
+        outputs = layers.BatchNormalization(axis=axis)(layers.Conv2D(4, 1, name="conv")(inputs))
+        model = kd.tfmot.quantization.keras.quantize_model(kd.keras.Model(inputs, layers.Flatten()(outputs)))
+        found.append(_norm_behind(model, model.get_layer("quant_conv")))
+    assert isinstance(found[0], kd.keras.layers.BatchNormalization)
+    assert found[1] is None

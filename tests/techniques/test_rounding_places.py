@@ -124,3 +124,22 @@ def test_averages_in_a_range_learned_to_nothing_are_numbers():
     averages = BorrowedRangeQuantizer(LearnedRangeQuantizer())(kd.tf.constant([0.0, 1.0]), True, ranges)
     assert np.isfinite(averages.numpy()).all()
     assert step_of(ranges) > 0
+
+
+def test_averages_of_averages_borrow_once():
+    from tfcompress.techniques._activation_ranges import ActivationQuantizer, BorrowedRangeQuantizer
+
+    lender = ActivationQuantizer()
+    assert BorrowedRangeQuantizer(BorrowedRangeQuantizer(lender))._lender is lender
+
+
+@pytest.mark.parametrize(("least", "most"), [(0.0, 2.55), (-1.28, 1.27)])
+def test_what_is_at_an_end_of_its_range_is_trained(least, most):
+    from tfcompress.techniques._activation_ranges import ActivationQuantizer, BorrowedRangeQuantizer
+
+    quantizer = BorrowedRangeQuantizer(ActivationQuantizer())
+    ranges = {"min_var": kd.tf.Variable(least), "max_var": kd.tf.Variable(most)}
+    values = kd.tf.Variable([least, 0.005, most])
+    with kd.tf.GradientTape() as tape:
+        total = kd.tf.reduce_sum(quantizer(values, True, ranges))
+    assert tape.gradient(total, values).numpy().tolist() == [1.0, 1.0, 1.0]

@@ -189,3 +189,10 @@ def test_many_tensors_are_summed_two_at_a_time(layers, randomised, same_outputs,
     assert [change.became for change in done.changes] == [("whole_of_2", "whole_of_3", "whole")]
     assert all(len(layer.input) == 2 for layer in done.model.layers if isinstance(layer, getattr(layers, kind)))
     assert same_outputs(model, done.model, tolerance=0)
+
+
+def test_sums_keep_their_number_type(layers):
+    inputs = layers.Input((4,))
+    total = layers.Add(name="whole", dtype="float64")([layers.Dense(4, dtype="float64")(inputs) for _ in range(3)])
+    done = rewrite(kd.keras.Model(inputs, total), ("sums_of_two",))
+    assert {done.model.get_layer(name).compute_dtype for name in ("whole_of_2", "whole")} == {"float64"}
