@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import math
 import random
@@ -96,9 +97,10 @@ class Training:
             with self.distribution.scope():
                 network = self.network(model)
             progress = self._restore(network)
-            rows = self.lesson.rows(self.folder) if self.lesson and not self._ended(progress) else None
+            rows = functools.cache(self._rows)
             while not self._ended(progress):
-                self._epoch(model, kept, network, progress, rows)
+                view = self.data.settings.augment.view(progress.epoch)
+                self._epoch(model, kept, network, progress, rows(view))
                 self._save(network, progress)
         if progress.best_weights:
             _assign(_variables(network), progress.best_weights)
@@ -119,6 +121,10 @@ class Training:
         optimizer.build(trained)
         train_only(optimizer, trained)
         return network
+
+    def _rows(self, view: int) -> np.ndarray | None:
+        """What teachers say of a view of the training examples, where it is known before they are trained on."""
+        return None if self.lesson is None else self.lesson.rows(self.folder, self.seed, view)
 
     def _ended(self, progress: Progress) -> bool:
         return progress.epoch >= self.fit.epochs or self._stops(progress)

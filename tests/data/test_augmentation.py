@@ -122,6 +122,11 @@ def test_what_does_not_fit_is_refused(augmentation, shape, message):
         augmentation.apply(kd.tf.zeros((1, *shape)), kd.tf.zeros((1, 2), kd.tf.int32))
 
 
+def test_views_of_images_that_do_not_change_are_refused():
+    with pytest.raises(ValidationError, match=r"views=3 without flip.*Remedy"):
+        Augmentation(views=3)
+
+
 def test_negative_sizes_are_refused():
     with pytest.raises(ValidationError, match="crop"):
         Augmentation(crop=-1)

@@ -3,6 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tfcompress.data.augmentation import Augmentation
 from tfcompress.data.dataset import Dataset, Split, assemble
 from tfcompress.data.settings import DataSettings
 from tfcompress.vocabulary.errors import DataError
@@ -64,6 +65,22 @@ def test_other_places_give_another_order_and_other_images(data):
     for i, left in enumerate(by_label):
         for right in by_label[:i]:
             assert np.mean(np.any(left != right, axis=(1, 2, 3))) > 0.5
+
+
+def test_views_are_the_same_images_in_turn_in_every_step_and_in_other_orders(data):
+    views = AUGMENTED.model_copy(update={"augment": Augmentation(flip=True, crop=2, cutout=2, views=2)})
+    places = [(0, 0), (0, 1), (0, 2), (1, 0)]
+    first, second, third, of_next_step = (joined(epoch_of(data, views, step=s, epoch=e)) for s, e in places)
+    assert len({y.tobytes() for _, y in (first, second, third, of_next_step)}) == 4
+    by_label = [x[np.argsort(y)] for x, y in (first, second, third, of_next_step)]
+    np.testing.assert_array_equal(by_label[0], by_label[2])
+    np.testing.assert_array_equal(by_label[0], by_label[3])
+    assert np.mean(np.any(by_label[0] != by_label[1], axis=(1, 2, 3))) > 0.5
+    for view in range(2):
+        seen = data.seen_inputs(preprocessing=NAMED["unit"], settings=views, seed=0, view=view, batch_size=7)
+        np.testing.assert_allclose(np.concatenate(list(seen)), by_label[view], rtol=1e-6)
+    other_seed = joined(epoch_of(data, views, seed=1))
+    assert np.any(by_label[0] != other_seed[0][np.argsort(other_seed[1])])
 
 
 def test_augmentation_does_not_change_the_order(data):

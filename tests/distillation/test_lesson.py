@@ -1,5 +1,7 @@
 """Students that listen to teachers: what they learn, that a kill changes nothing, and what is left of it."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from fixtures.distillation import by_teacher, divergence, lesson_of, network, weights_equal
@@ -83,14 +85,48 @@ def test_an_interrupted_training_ends_bit_equal(digits, taught, tmp_path, settin
     assert [record["loss"] for record in history] == [record["loss"] for record in again]
 
 
+class Counting(Network):
+    """Knows about how many examples it was asked, however."""
+
+    asked = 0
+
+    def outputs(self, inputs):
+        Counting.asked += len(inputs)
+        return super().outputs(inputs)
+
+    def outputs_in_graph(self, inputs):
+        raise AssertionError("asked about a batch")
+
+
+@pytest.fixture
+def in_views(digits):
+    """The digits, changed in one of two ways each."""
+    augment = Augmentation(flip=True, crop=1, views=2)
+    return replace(digits, settings=digits.settings.model_copy(update={"augment": augment}))
+
+
+def test_a_teacher_is_asked_once_about_each_view(in_views, teacher, taught, tmp_path):
+    Counting.asked = 0
+    folder, train = RunFolder(tmp_path / "run", {}), in_views.dataset.train
+    _, history = taught(
+        by_teacher(), Fit(epochs=5), data=in_views, folder=folder, by=Counting("teacher", model=teacher)
+    )
+    assert len(history) == 5
+    assert Counting.asked == 2 * train.count + in_views.settings.calibration_samples
+    assert len(list(folder.file("teachers").iterdir())) == 2
+
+
+def test_what_is_stored_of_a_view_is_about_the_images_that_are_trained_on(in_views, teacher):
+    lesson = lesson_of(by_teacher(), in_views, Network("teacher", model=teacher))
+    for epoch in (1, 2):
+        rows = lesson.rows(None, 3, epoch % 2)
+        for inputs, _, scores in in_views.training_batches(3, 1, epoch, rows).take(2):
+            expected = teacher.predict(inputs, verbose=0)
+            np.testing.assert_allclose(np.exp(scores.numpy()[:, 0]), expected, rtol=1e-3, atol=1e-6)
+
+
 def test_outputs_are_computed_once_for_all_epochs_steps_and_resumes(digits, teacher, taught, tmp_path):
-    class Counting(Network):
-        asked = 0
-
-        def outputs(self, inputs):
-            Counting.asked += len(inputs)
-            return super().outputs(inputs)
-
+    Counting.asked = 0
     folder = RunFolder(tmp_path / "run", {})
     first, _ = taught(by_teacher(), Fit(epochs=2), folder=folder, by=Counting("teacher", model=teacher))
     assert Counting.asked == digits.dataset.train.count + digits.settings.calibration_samples

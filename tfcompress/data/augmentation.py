@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from tfcompress import keras_door as kd
 from tfcompress.vocabulary.errors import DataError
@@ -31,6 +31,30 @@ class Augmentation(Schema):
     cutout: int = Field(default=0, ge=0)
     """Side in pixels of a square, centred on a random pixel, that is set to the image's mean. 0 is off.
     DeVries & Taylor, "Improved Regularization of Convolutional Neural Networks with Cutout" (2017)."""
+    views: int = Field(default=0, ge=0)
+    """How many changed images there are of each, seen in turn from epoch to epoch, so that a teacher is asked about
+    each of them once. Defaults to 0: new ones in every epoch, about which it is asked in every epoch."""
+
+    @model_validator(mode="after")
+    def _views_differ(self) -> Augmentation:
+        if self.views and self.is_off:
+            raise ValueError(
+                f"views are of changed images. Received: views={self.views} without flip, crop and cutout. "
+                "Remedy: turn one of them on, or views: 0"
+            )
+        return self
+
+    def view(self, epoch: int) -> int:
+        """Which of the views epoch number `epoch`, from 0, sees: 0 of images that are not changed, and where there are
+        new ones in every epoch its own.
+
+        Example:
+            >>> [Augmentation(flip=True, views=2).view(epoch) for epoch in range(4)]
+            [0, 1, 0, 1]
+        """
+        if self.is_off:
+            return 0
+        return epoch % self.views if self.views else epoch
 
     @property
     def is_off(self) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any
@@ -112,8 +112,8 @@ class Dataset:
 
         Returns:
             A `tf.data.Dataset` of (inputs `[batch, ...]`, targets `[batch, ...]`), and of rows `[batch, ...]` behind
-            them where there are any. Order and augmentation derive from (seed, step, epoch); the last batch holds
-            what is left.
+            them where there are any. Order and augmentation derive from (seed, step, epoch), augmentation by views
+            from (seed, view); the last batch holds what is left.
 
         Raises:
             DataError: there are no targets, or the augmentation does not fit the inputs.
@@ -123,9 +123,7 @@ class Dataset:
         settings.augment.check(self.input_shape)
         tf = kd.tf
         order = _generator(_Purpose.ORDER, seed, step, epoch).permutation(self.train.count)
-        seeds = _generator(_Purpose.AUGMENTATION, seed, step, epoch).integers(
-            -(2**31), 2**31, (self.train.count, 2), dtype=np.int32
-        )
+        seeds = self._augmentation_seeds(settings, seed, step, epoch)[order]
         inputs, *beside = self.train.tensors
         if rows is not None:
             with tf.device("CPU:0"):
@@ -143,6 +141,35 @@ class Dataset:
             .map(load, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
             .prefetch(tf.data.AUTOTUNE)
         )
+
+    def seen_inputs(
+        self, *, preprocessing: Preprocessing, settings: DataSettings, seed: int, view: int, batch_size: int
+    ) -> Iterator[np.ndarray]:
+        """The training inputs in their order, as one of the augmentation's views has them in every step.
+
+        Args:
+            preprocessing: applied to every input.
+            settings: the augmentation; where it is off there is one view.
+            seed: of the run.
+            view: which, from 0.
+            batch_size: inputs in a batch; the last one holds what is left.
+
+        Returns:
+            Batches `[batch, ...]`, float32, or int32 of integers.
+        """
+        seeds = self._augmentation_seeds(settings, seed, 0, view)
+        for start in range(0, self.train.count, batch_size):
+            batch = preprocessing.apply(self.train.inputs[start : start + batch_size])
+            if settings.augment.is_off:
+                yield batch
+            else:
+                yield settings.augment.apply(kd.tf.constant(batch), seeds[start : start + batch_size]).numpy()
+
+    def _augmentation_seeds(self, settings: DataSettings, seed: int, step: int, epoch: int) -> np.ndarray:
+        """Of each training example, int32 `[n, 2]`."""
+        place = (settings.augment.view(epoch),) if settings.augment.views else (step, epoch)
+        random = _generator(_Purpose.AUGMENTATION, seed, *place)
+        return random.integers(-(2**31), 2**31, (self.train.count, 2), dtype=np.int32)
 
     def batches(self, split: Split, *, preprocessing: Preprocessing, batch_size: int) -> Any:
         """The examples of a split in their order, not augmented.

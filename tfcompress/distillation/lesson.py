@@ -32,7 +32,8 @@ class Lesson:
     def is_live(self) -> bool:
         """Whether teachers are asked about each batch as it is trained on: where its examples are new at every epoch,
         or more is asked than outputs, which is too much to keep."""
-        return self.settings.needs_layers or not self.data.settings.augment.is_off
+        augment = self.data.settings.augment
+        return self.settings.needs_layers or not (augment.is_off or augment.views)
 
     def network(self, student: Any, epochs: int, seed: int) -> Any:
         """The Keras model that is compiled and fitted in the place of `student`, whose layers it trains.
@@ -57,18 +58,20 @@ class Lesson:
         network.teach(guide)
         return network
 
-    def rows(self, folder: RunFolder | None) -> np.ndarray | None:
+    def rows(self, folder: RunFolder | None, seed: int = 0, view: int = 0) -> np.ndarray | None:
         """The teachers' scores for every training example, float32 `[n, teachers, ...]`; None where they are asked
         about each batch.
 
         Args:
             folder: where the outputs are kept from one step, and one run, to the next; None keeps them nowhere.
+            seed: of the run, which the views depend on.
+            view: which view of the examples; see `Augmentation.view`.
         """
         from tfcompress.distillation._network import scores_of
 
         if self.is_live:
             return None
-        said = [scores_of(one, one.stored_outputs(folder), self._kind).numpy() for one in self.teachers]
+        said = [scores_of(one, one.stored_outputs(folder, seed, view), self._kind).numpy() for one in self.teachers]
         return np.stack(said, axis=1)
 
     def blank_rows(self) -> np.ndarray | None:

@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 
 from tfcompress import keras_door as kd
-from tfcompress.data import Split
 from tfcompress.evaluate.interpreter import ModelFile, read
 from tfcompress.evaluate.metric import cross_entropy_of, takes_logits
 from tfcompress.evaluate.prediction import io_types, output_step, predict
@@ -134,23 +133,23 @@ class Engaged:
     from_logits: bool
     data: TrainingData = field(repr=False)
 
-    def stored_outputs(self, folder: RunFolder | None) -> np.ndarray:
+    def stored_outputs(self, folder: RunFolder | None, seed: int, view: int) -> np.ndarray:
         """The outputs for every training example, float32 `[n, ...]`: computed once, and kept in the run's folder.
 
         Args:
             folder: whose file `teachers/<key>.npz` is told by the teacher, what it is fed and the examples, so that
                 every step and every later run of the folder finds it; None keeps none.
+            seed: of the run.
+            view: which view of the examples; see `Augmentation.view`.
         """
-        split = self.data.dataset.train
-        name = f"{OUTPUTS_FOLDER}/{self._key(split)}.npz"
+        name = f"{OUTPUTS_FOLDER}/{self._key(seed, view)}.npz"
         stored = folder.read_arrays(name) if folder is not None else None
         if stored is not None:
             return stored["outputs"]
-        parts = [
-            self.network.outputs(self.preprocessing.apply(split.inputs[start : start + _BATCH]))
-            for start in range(0, split.count, _BATCH)
-        ]
-        outputs = np.concatenate(parts)
+        seen = self.data.dataset.seen_inputs(
+            preprocessing=self.preprocessing, settings=self.data.settings, seed=seed, view=view, batch_size=_BATCH
+        )
+        outputs = np.concatenate([self.network.outputs(inputs) for inputs in seen])
         if folder is not None:
             folder.write_arrays(name, {"outputs": outputs})
         return outputs
@@ -164,8 +163,11 @@ class Engaged:
         shift = np.float64(theirs.offset) - np.float64(mine.offset) * factor
         return inputs * np.float32(factor) + np.float32(shift)
 
-    def _key(self, split: Split) -> str:
+    def _key(self, seed: int, view: int) -> str:
+        split, augment = self.data.dataset.train, self.data.settings.augment
         told = [self.network.fingerprint, self.preprocessing.model_dump(mode="json"), split.fingerprint]
+        if not augment.is_off:
+            told += [augment.model_dump(mode="json", exclude={"views"}), seed, view]
         return hashlib.sha256(json.dumps(told).encode()).hexdigest()[:16]
 
 
