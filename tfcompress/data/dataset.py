@@ -123,7 +123,10 @@ class Dataset:
         settings.augment.check(self.input_shape)
         tf = kd.tf
         order = _generator(_Purpose.ORDER, seed, step, epoch).permutation(self.train.count)
-        seeds = self._augmentation_seeds(settings, seed, step, epoch)[order]
+        seeds = self._augmentation_seeds(settings, seed, step, epoch)
+        if settings.augment.views:
+            # What changes in a view goes with the example; what is new in every epoch, with the place in it.
+            seeds = seeds[order]
         inputs, *beside = self.train.tensors
         if rows is not None:
             with tf.device("CPU:0"):
