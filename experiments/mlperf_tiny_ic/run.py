@@ -22,7 +22,7 @@ from tfcompress.pipeline import Result, compress
 from tfcompress.vocabulary.preprocessing import NAMED
 
 HERE = Path(__file__).parent
-FLOAT, OFFICIAL, LARGE = "pretrainedResnet.h5", "pretrainedResnet_quant.tflite", "pretrainedResnet_large_int8.tflite"
+FLOAT, OFFICIAL, LARGE = "pretrainedResnet.h5", "pretrainedResnet_quant.tflite", "pretrainedResnet_large_float.tflite"
 
 MODELS = flags.DEFINE_string("models", None, f"Folder of {FLOAT}, {OFFICIAL} and {LARGE}.", required=True)
 RECIPE = flags.DEFINE_multi_enum("recipe", list(table.GOALS), list(table.GOALS), "A recipe to run; repeatable.")
