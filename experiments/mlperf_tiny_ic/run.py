@@ -40,7 +40,7 @@ def made(recipe: str, seed: int) -> Result:
         models / FLOAT,
         "cifar10",
         HERE / f"{recipe}.yaml",
-        overrides=[f"channels.fit.distillation.teacher={models / LARGE}"],
+        overrides=[f"taught.fit.distillation.teacher={models / LARGE}"],
         data_dir=DATA_DIR.value,
         out=Path(WORK.value) / f"{recipe}-{seed}",
         seed=seed,
