@@ -97,7 +97,8 @@ class Training:
             with self.distribution.scope():
                 network = self.network(model)
             progress = self._restore(network)
-            rows = functools.cache(self._rows)
+            # The view at hand alone: all of them, of many examples and classes, would not fit in memory.
+            rows = functools.lru_cache(maxsize=1)(self._rows)
             while not self._ended(progress):
                 view = self.data.settings.augment.view(progress.epoch)
                 self._epoch(model, kept, network, progress, rows(view))
