@@ -95,5 +95,7 @@ def test_promises_that_it_would_break_are_refused(network):
 
 
 def test_other_names_are_refused():
-    with pytest.raises(RecipeError, match=r"must be of mean_pooling, space_to_depth\. Received: swift"):
+    with pytest.raises(
+        RecipeError, match=r"must be of mean_pooling, space_to_depth, dense_over_pixels\. Received: swift"
+    ):
         load_recipe({"steps": [{"technique": "rewriting", "rewrites": ["swift"]}, {"technique": "post_training"}]})

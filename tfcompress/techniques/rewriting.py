@@ -6,26 +6,29 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import AfterValidator, Field
 
-from tfcompress.models.rewrites import FASTER, rewrite
+from tfcompress.models.rewrites import CAPACITY, FASTER, rewrite
 from tfcompress.techniques.base import StepPlan, Technique, refuse_nested
 from tfcompress.vocabulary.errors import PromiseError, RecipeError
 from tfcompress.vocabulary.state import State
 
+_CHOICES = (*FASTER, *CAPACITY)
+
 
 def _known(names: list[str]) -> list[str]:
-    unknown = [name for name in names if name not in FASTER]
+    unknown = [name for name in names if name not in _CHOICES]
     if unknown:
-        raise ValueError(f"must be of {', '.join(FASTER)}. Received: {', '.join(unknown)}")
+        raise ValueError(f"must be of {', '.join(_CHOICES)}. Received: {', '.join(unknown)}")
     return names
 
 
 class Rewriting(Technique):
-    """Rewrite the model exactly, into layers that cost less time, before other steps change it further.
+    """Rewrite the model exactly, into layers that later steps make more of, before these change it further.
 
     `conversion.faster` keeps a rewrite only where the same network is faster with it. As a step it is the beginning
     of another one: behind ``space_to_depth`` the first stage works on a quarter of the pixels with four times the
-    channels, most of which `channels` may then find to be of little use. The outputs stay the same, which is proven
-    by running both models.
+    channels, most of which `channels` may then find to be of little use; behind ``dense_over_pixels`` training has a
+    weight for every pixel of the last image, where an average took the time. The outputs stay the same, which is
+    proven by running both models.
 
     Example:
         >>> Rewriting(rewrites=["space_to_depth"]).name
@@ -37,8 +40,8 @@ class Rewriting(Technique):
 
     technique: Literal["rewriting"] = "rewriting"
     rewrites: Annotated[list[str], AfterValidator(_known), Field(min_length=1)] | None = None
-    """The rewrites to make, by name: ``space_to_depth``, ``mean_pooling``. Defaults to those that the model has a place
-    for."""
+    """The rewrites to make, by name: ``space_to_depth``, ``mean_pooling``, ``dense_over_pixels``. Defaults to those of
+    the first two that the model has a place for."""
 
     def check(self, state: State) -> None:
         """Refuse a model that a rewrite finds nothing in, and one whose promises would be broken."""

@@ -2,8 +2,8 @@
 
 `OPENING` are the passes that a run always begins with; `ENABLING` those that make pruning, clustering and
 quantization-aware training possible where they were not; `CALIBRATING` those that leave the weights as the file is to
-hold them, for rounding them without training; `FASTER` those that are a choice for the shipped file; `EXPORT` those
-that the converter needs. Each tuple is in the order of application.
+hold them, for rounding them without training; `FASTER` those that are a choice for the shipped file; `CAPACITY` those
+that give training more weights; `EXPORT` those that the converter needs. Each tuple is in the order of application.
 
 Example:
     >>> done = rewrite(model, ENABLING)  # doctest: +SKIP
@@ -19,11 +19,13 @@ from tfcompress.models.rewrites.base import names_of
 OPENING = names_of("opening")
 ENABLING = names_of("enabling")
 CALIBRATING = names_of("calibrating")
+CAPACITY = names_of("capacity")
 FASTER = names_of("faster")
 EXPORT = names_of("export")
 
 __all__ = [
     "CALIBRATING",
+    "CAPACITY",
     "ENABLING",
     "EXPORT",
     "FASTER",

@@ -14,7 +14,7 @@ from typing import ClassVar, Literal
 from tfcompress.models.rewrites._graph import Builder, Call, Graph, Part
 from tfcompress.vocabulary.state import Move
 
-Purpose = Literal["opening", "enabling", "calibrating", "faster", "export"]
+Purpose = Literal["opening", "enabling", "calibrating", "faster", "capacity", "export"]
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,8 @@ class Rewrite(ABC):
     """What it is called by."""
     purpose: ClassVar[Purpose]
     """``opening`` makes a model what a run can start from, ``enabling`` makes techniques possible, ``calibrating`` is
-    for rounding without training, ``faster`` is a choice for the shipped file, ``export`` for the converter."""
+    for rounding without training, ``faster`` is a choice for the shipped file, ``capacity`` gives training more
+    weights, ``export`` is for the converter."""
     after: ClassVar[tuple[str, ...]] = ()
     """Passes of the same purpose that do their part before."""
 
