@@ -60,6 +60,29 @@ def test_a_layer_of_sixteen_bits_stands_among_others_of_eight():
     assert errors[1] < errors[0]
 
 
+@installed
+def test_the_layers_of_sixteen_bits_are_those_that_a_bound_needs():
+    model = conv_bn()
+    inputs = inputs_for(model, 48)
+    reference = model.predict(inputs, verbose=0)
+
+    def rise(**values):
+        outputs = predict(shipped(model, inputs, **values)[1].content, inputs)
+        return np.mean((outputs - reference) ** 2) / reference.var()
+
+    at_eight, at_sixteen = rise(), rise(sixteen_bit_layers=["c1", "c1_1"])
+    state, _ = shipped(model, inputs, sixteen_bit_layers={"loss_increase": 2 * at_eight})
+    assert state.litert.sixteen_bit == ()
+    bound = (at_eight + 2 * at_sixteen) / 3
+    state, shipment = shipped(model, inputs, sixteen_bit_layers={"loss_increase": bound})
+    wide = [place.partition("/")[0] for place in state.litert.sixteen_bit]
+    assert wide in (["c1"], ["c1_1"], ["c1", "c1_1"])
+    assert rise(sixteen_bit_layers=wide) <= bound
+    assert shipment.proof.full_integer
+    with pytest.raises(RecipeError, match=r"sixteen_bit_layers\.loss_increase must be within reach"):
+        shipped(model, inputs, sixteen_bit_layers={"loss_increase": at_sixteen / 10})
+
+
 def test_without_the_package_it_is_refused_before_anything_runs(monkeypatch):
     monkeypatch.setattr(litert, "is_installed", lambda: False)
     with pytest.raises(RecipeError, match=r"needs the package ai-edge-quantizer.*tfcompress\[litert\]"):
@@ -68,7 +91,7 @@ def test_without_the_package_it_is_refused_before_anything_runs(monkeypatch):
 
 def test_a_pattern_for_sixteen_bits_must_match_a_layer():
     with pytest.raises(RecipeError, match=r"sixteen_bit_layers.*No match for: conv9"):
-        PostTraining(backend="litert", sixteen_bit_layers=["conv9"])._sixteen_bit(conv_bn())
+        PostTraining(backend="litert", sixteen_bit_layers=["conv9"]).check(State(conv_bn()))
 
 
 @pytest.mark.parametrize(

@@ -33,35 +33,63 @@ def is_installed() -> bool:
 def litert_tflite(
     model: Any, how: LitertQuantizer, settings: ConversionSettings, calibration: np.ndarray, layers: Any = None
 ) -> bytes:
-    """The full-integer .tflite of a Keras model, with its tensor names.
+    """The full-integer .tflite of a Keras model, with its tensor names: see `litert_of_float`.
+
+    Args:
+        model: a float tf_keras model.
+        how, settings, calibration: likewise.
+        layers: the model whose layers `how` names, where `model` only holds it. Defaults to `model`.
+
+    Raises:
+        ConversionError, PromiseError: likewise; or the converter refused the model.
+    """
+    return litert_of_float(float_tflite(model, settings), how, settings, calibration, layers or model)
+
+
+def litert_of_float(
+    content: bytes, how: LitertQuantizer, settings: ConversionSettings, calibration: np.ndarray, model: Any
+) -> bytes:
+    """The full-integer .tflite of a float one, with its tensor names.
 
     Depthwise and transposed convolutions have 8-bit weights whatever is asked, for it has no others for them. An
     algorithm that is not made for an operator (GPTQ, but for a Dense) leaves it to min-max.
 
     Args:
-        model: a float tf_keras model.
+        content: of the float file.
         how: algorithm, widths, and what has 16-bit activations.
         settings: the limits of the conversion.
         calibration: the model's inputs, `[n, ...]`.
-        layers: the model whose layers `how` names, where `model` only holds it. Defaults to `model`.
+        model: the tf_keras model whose layers `how` names.
 
     Raises:
-        ConversionError: the converter or the quantizer refused the model, crashed, or exceeded a limit.
+        ConversionError: the quantizer refused the model, crashed, or exceeded a limit.
         PromiseError: the weight of a layer of 16 bits is not found in the float file.
     """
-    content = float_tflite(model, settings)
     flat = Flatbuffer(content)
     return contained.call(
         _quantize,
         content,
         how,
-        [_output_of(flat, place, layers or model) for place in how.sixteen_bit],
+        [_output_of(flat, place, model) for place in how.sixteen_bit],
         calibration.astype(model.inputs[0].dtype.as_numpy_dtype),
         stage=f"Quantizing {model.name} by LiteRT",
         error=ConversionError,
         remedy="backend: converter.",
         limits=contained.Limits(settings.time_limit_s, settings.memory_limit_mb),
     )
+
+
+def within(content: bytes, places: Sequence[str], model: Any) -> list[str]:
+    """The weights whose operators do not give the outputs of the file, which keep the type it is asked for.
+
+    Args:
+        content: of the float file.
+        places: ``"<layer>/<attribute>"`` each.
+        model: the tf_keras model that these are of.
+    """
+    flat = Flatbuffer(content)
+    ends = {tensor.name for tensor in flat.outputs}
+    return [place for place in places if _output_of(flat, place, model) not in ends]
 
 
 def _output_of(flat: Flatbuffer, place: str, model: Any) -> str:

@@ -18,8 +18,8 @@ from typing import Annotated, Any
 import numpy as np
 from pydantic import Field, field_validator, model_validator
 
-from tfcompress import keras_door as kd
 from tfcompress.models.loading import clone
+from tfcompress.techniques._loss_rise import loss_rise
 from tfcompress.techniques.base import StepPlan
 from tfcompress.vocabulary.errors import RecipeError
 from tfcompress.vocabulary.schema import Schema
@@ -200,25 +200,13 @@ def loss_increases(
         plan: of the step: samples, and their targets and the loss where there are labels.
 
     Returns:
-        By layer, narrowest first. Without labels the increase is the mean Kullback-Leibler divergence from the float
-        model's outputs where these are probabilities, and else their mean squared difference by their variance.
+        By layer, narrowest first, as `loss_rise` tells it.
     """
     copied = clone(model)
-    reference = _outputs(copied, plan.calibration)
-    labelled = plan.targets is not None and plan.loss is not None
-
-    def loss(outputs: np.ndarray) -> float:
-        # Of tensors, unlike arrays, Keras brings the shapes together; some losses tell one number a sample.
-        return float(np.mean(plan.loss(kd.tf.constant(plan.targets), kd.tf.constant(outputs))))
-
-    before = loss(reference) if labelled else 0.0
-
-    def damage(outputs: np.ndarray) -> float:
-        return loss(outputs) - before if labelled else _divergence(reference, outputs)
-
+    rise = loss_rise(_outputs(copied, plan.calibration), plan)
     return {
         layer: [
-            damage(outputs) for outputs in _with_one_rounded(copied, layer, attributes[layer], widths, plan.calibration)
+            rise(outputs) for outputs in _with_one_rounded(copied, layer, attributes[layer], widths, plan.calibration)
         ]
         if len(widths) > 1
         else [0.0]
@@ -242,12 +230,3 @@ def _with_one_rounded(
 
 def _outputs(model: Any, samples: np.ndarray) -> np.ndarray:
     return np.asarray(model.predict(samples, batch_size=_BATCH, verbose=0))
-
-
-def _divergence(reference: np.ndarray, outputs: np.ndarray) -> float:
-    sums = reference.sum(axis=-1)
-    if reference.shape[-1] > 1 and (reference >= 0).all() and np.allclose(sums, 1, atol=1e-3):
-        p, q = (np.clip(part.astype(float), 1e-12, None) for part in (reference, outputs))
-        return float(np.mean(np.sum(p * np.log(p / q), axis=-1)))
-    variance = float(reference.var(dtype=float))
-    return float(np.mean((outputs - reference) ** 2, dtype=float)) / (variance or 1.0)

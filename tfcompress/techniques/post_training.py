@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar, Literal
 
@@ -10,6 +10,9 @@ from pydantic import Field, model_validator
 
 from tfcompress import keras_door as kd
 from tfcompress.convert import litert
+from tfcompress.convert.converter import float_tflite
+from tfcompress.convert.settings import ConversionSettings
+from tfcompress.evaluate.prediction import predict
 from tfcompress.models.loading import clone
 from tfcompress.models.rewrites import CALIBRATING, rewrite
 from tfcompress.techniques._integer_form import (
@@ -26,6 +29,7 @@ from tfcompress.techniques._integer_form import (
     unsupported,
     verdict_on,
 )
+from tfcompress.techniques._loss_rise import loss_rise
 from tfcompress.techniques._ranges import (
     DEFAULT_PERCENTILE,
     Percentile,
@@ -33,6 +37,7 @@ from tfcompress.techniques._ranges import (
     RangeMethod,
     percentile_problems,
 )
+from tfcompress.techniques._sixteen_bits import LossBound, fewest_within
 from tfcompress.techniques._weight_ranges import WeightRanges, clipped_by_squared_error
 from tfcompress.techniques.base import (
     BY_CALIBRATION,
@@ -130,9 +135,10 @@ class PostTraining(Technique):
     makes them of the float file. Defaults to converter."""
     algorithm: Literal["min_max", "octav", "mse", "gptq"] = "min_max"
     """How the ``litert`` quantizer chooses the scales of weights; ``gptq`` is for Dense layers. Defaults to min_max."""
-    sixteen_bit_layers: list[str] = Field(default=[])
+    sixteen_bit_layers: list[str] | LossBound = Field(default=[])
     """Layers by pattern that the ``litert`` quantizer gives 8-bit weights and 16-bit inputs and outputs, among the
-    others of 8 bits. Defaults to none."""
+    others of 8 bits; or ``{loss_increase: 0.01}``, the most sensitive ones, as many as that takes: files are made and
+    measured on the calibration samples. Defaults to none."""
 
     @model_validator(mode="after")
     def _values_agree(self) -> PostTraining:
@@ -205,7 +211,7 @@ class PostTraining(Technique):
             problems += self._out_of_reach(state.model)
         if self.backend == "litert":
             problems += [] if litert.is_installed() else [_NO_LITERT.format(name=self.name)]
-            self._sixteen_bit(state.model)
+            self._named_for_sixteen_bits(state.model)
         if problems:
             raise RecipeError("\n".join(problems))
 
@@ -233,14 +239,40 @@ class PostTraining(Technique):
         state = state.rewritten(done.model, done.lineage)
         if self.calibrates:
             return state.evolve(model=self._calibrated(state.model, plan))
-        how = LitertQuantizer(self.algorithm, self.weight_bits, self.weight_granularity, self._sixteen_bit(state.model))
+        how = self._litert(state.model, self._sixteen_bit_layers(state.model, plan))
         return state.evolve(number_format=self.number_format, litert=how)
 
-    def _sixteen_bit(self, model: Any) -> tuple[str, ...]:
-        """The weights of the layers with 16-bit activations."""
+    def _litert(self, model: Any, wide: Iterable[str]) -> LitertQuantizer:
+        """What the LiteRT quantizer is told, the layers `wide` with 16-bit activations."""
         weights = quantizable_weights(model)
-        chosen = select_layers(list(weights), self.sixteen_bit_layers, where=f"{self.name}.sixteen_bit_layers")
-        return tuple(f"{layer}/{weights[layer]}" for layer in chosen)
+        places = tuple(f"{layer}/{weights[layer]}" for layer in wide)
+        return LitertQuantizer(self.algorithm, self.weight_bits, self.weight_granularity, places)
+
+    def _named_for_sixteen_bits(self, model: Any) -> list[str]:
+        """The layers that the recipe names; none where they are to be found by measurement."""
+        patterns = [] if isinstance(self.sixteen_bit_layers, LossBound) else self.sixteen_bit_layers
+        return select_layers(list(quantizable_weights(model)), patterns, where=f"{self.name}.sixteen_bit_layers")
+
+    def _sixteen_bit_layers(self, model: Any, plan: StepPlan) -> list[str]:
+        """The layers with 16-bit activations."""
+        bound = self.sixteen_bit_layers
+        if not isinstance(bound, LossBound):
+            return self._named_for_sixteen_bits(model)
+        # Another measurement might find others, and a run that goes on make another file.
+        return plan.once(lambda: self._fewest_within(bound, model, plan))
+
+    def _fewest_within(self, bound: LossBound, model: Any, plan: StepPlan) -> list[str]:
+        settings = ConversionSettings()
+        content = float_tflite(model, settings)
+        rise = loss_rise(predict(content, plan.calibration), plan)
+
+        def measured(wide: tuple[str, ...]) -> float:
+            file = litert.litert_of_float(content, self._litert(model, wide), settings, plan.calibration, model)
+            return rise(predict(file, plan.calibration))
+
+        places = [f"{layer}/{attribute}" for layer, attribute in quantizable_weights(model).items()]
+        layers = [place.rpartition("/")[0] for place in litert.within(content, places, model)]
+        return fewest_within(bound, layers, measured, f"{self.name}.sixteen_bit_layers")
 
     def finish(self, state: State) -> State:
         """The state to ship, its weights exactly as the file is to hold them."""
