@@ -130,3 +130,62 @@ def test_views_of_images_that_do_not_change_are_refused():
 def test_negative_sizes_are_refused():
     with pytest.raises(ValidationError, match="crop"):
         Augmentation(crop=-1)
+
+
+@pytest.fixture(scope="module")
+def mixed():
+    """3,000 images that are one number each, four of five to be mixed; what came, and what stood beside it."""
+    count = 3000
+    numbers = np.arange(count, dtype=np.float32)
+    images = np.broadcast_to(numbers[:, None, None, None], (count, 6, 8, 2))
+    tensors = [
+        kd.tf.constant(value) for value in (images, seeds_for(count), numbers.astype(np.int32), images[:, 0, :2])
+    ]
+    found, targets, rows = (value.numpy() for value in Augmentation(cutmix=0.8).mixed(*tensors))
+    return numbers, found, targets, rows
+
+
+def test_cutmix_puts_a_rectangle_of_the_image_before_into_its_share_of_the_images(mixed):
+    numbers, found, _, _ = mixed
+    before = np.roll(numbers, 1)
+    own, other = (found == values[:, None, None, None] for values in (numbers, before))
+    assert np.all(own ^ other)
+    pasted = other.all(-1)
+    np.testing.assert_array_equal(pasted, other.any(-1))
+    # Whole rows and columns of what is pasted: a rectangle.
+    rows, columns = pasted.any(2), pasted.any(1)
+    np.testing.assert_array_equal(pasted, rows[:, :, None] & columns[:, None, :])
+    assert np.all(np.abs(np.diff(rows.astype(int), axis=1)).sum(1) <= 2)
+    # A rectangle of less than a pixel is none: an area below 1 / 64 of one that is uniform, or a side below 1 / 6.
+    assert 0.72 < pasted.any((1, 2)).mean() < 0.81
+    assert pasted.all((1, 2)).mean() < 0.1
+
+
+def test_cutmix_counts_an_image_as_either_with_the_probability_of_its_area(mixed):
+    numbers, found, targets, rows = mixed
+    before = np.roll(numbers, 1)
+    area = (found == before[:, None, None, None]).mean((1, 2, 3))
+    counted = targets == before
+    assert np.all(counted | (targets == numbers))
+    np.testing.assert_array_equal(rows, np.broadcast_to(targets[:, None, None], rows.shape))
+    for low in (0.1, 0.3, 0.5, 0.7):
+        among = (area > low) & (area <= low + 0.2)
+        assert among.sum() > 50
+        # Four standard errors of a share of so many.
+        assert abs(counted[among].mean() - area[among].mean()) < 4 * np.sqrt(0.25 / among.sum())
+    assert not counted[area == 0].any()
+
+
+def test_cutmix_off_gives_back_what_came():
+    images, labels = images_for(5), np.arange(5)
+    given = [kd.tf.constant(value) for value in (images, seeds_for(5), labels)]
+    found = Augmentation(flip=True).mixed(*given)
+    assert found[0] is given[0]
+    assert found[1] is given[2]
+
+
+def test_cutmix_needs_images():
+    with pytest.raises(DataError, match=r"needs images.*leave flip, crop, cutout and cutmix off"):
+        Augmentation(cutmix=0.5).check((16,))
+    with pytest.raises(ValidationError, match="less than or equal to 1"):
+        Augmentation(cutmix=1.5)

@@ -83,6 +83,29 @@ def test_views_are_the_same_images_in_turn_in_every_step_and_in_other_orders(dat
     assert np.any(by_label[0] != other_seed[0][np.argsort(other_seed[1])])
 
 
+def test_images_are_mixed_anew_in_every_epoch_with_what_belongs_to_them(data):
+    augment = {"flip": True, "views": 1}
+    plain, mixing = (DataSettings(batch_size=10, augment=augment | more) for more in ({}, {"cutmix": 1.0}))
+    rows = 10 * np.arange(30)
+
+    def epoch(settings, number):
+        batches = data.training_batches(
+            preprocessing=NAMED["unit"], settings=settings, seed=0, step=0, epoch=number, rows=rows
+        )
+        return joined([part.numpy() for part in batch] for batch in batches)
+
+    for number in (0, 1):
+        (images, labels, _), (found, targets, beside) = epoch(plain, number), epoch(mixing, number)
+        np.testing.assert_array_equal(beside, 10 * targets)
+        other = np.concatenate([np.roll(images[i : i + 10], 1, axis=0) for i in (0, 10, 20)])
+        assert np.all((found == images) | (found == other))
+        assert np.any(found != images, axis=(1, 2, 3)).mean() > 0.5
+        assert 0 < np.mean(targets != labels) < 0.8
+    # By label, one view is the same in both epochs; what is mixed into it is not.
+    first, second = (epoch(mixing, number) for number in (0, 1))
+    assert np.any(first[0][np.argsort(epoch(plain, 0)[1])] != second[0][np.argsort(epoch(plain, 1)[1])])
+
+
 def test_augmentation_does_not_change_the_order(data):
     plain, augmented = joined(epoch_of(data, DataSettings(batch_size=8))), joined(epoch_of(data))
     np.testing.assert_array_equal(plain[1], augmented[1])

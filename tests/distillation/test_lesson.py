@@ -116,6 +116,17 @@ def test_a_teacher_is_asked_once_about_each_view(in_views, teacher, taught, tmp_
     assert len(list(folder.file("teachers").iterdir())) == 2
 
 
+def test_a_teacher_is_asked_about_views_as_they_are_before_they_are_mixed(in_views, teacher, taught, tmp_path):
+    augment = in_views.settings.augment.model_copy(update={"cutmix": 0.5})
+    mixed = replace(in_views, settings=in_views.settings.model_copy(update={"augment": augment}))
+    folder = RunFolder(tmp_path / "run", {})
+    taught(by_teacher(), Fit(epochs=2), data=in_views, folder=folder)
+    Counting.asked = 0
+    _, history = taught(by_teacher(), Fit(epochs=2), data=mixed, folder=folder, by=Counting("teacher", model=teacher))
+    assert len(history) == 2
+    assert Counting.asked == mixed.settings.calibration_samples
+
+
 def test_what_is_stored_of_a_view_is_about_the_images_that_are_trained_on(in_views, teacher):
     lesson = lesson_of(by_teacher(), in_views, Network("teacher", model=teacher))
     for epoch in (1, 2):

@@ -13,12 +13,13 @@ from tfcompress.vocabulary.schema import Schema
 
 # One stream of random numbers for each decision: turning one on does not change what another decides.
 _FLIP, _CROP_ROW, _CROP_COLUMN, _CUTOUT_ROW, _CUTOUT_COLUMN = range(5)
+_MIX, _MIX_AREA, _MIX_ROW, _MIX_COLUMN, _MIX_TARGET = range(5, 10)
 
 _GOLDEN = 0x9E3779B9
 
 
 class Augmentation(Schema):
-    """Left-right flip, random crop and cutout of images `[batch, height, width, channels]`.
+    """Left-right flip, random crop, cutout and CutMix of images `[batch, height, width, channels]`.
 
     Each commutes with preprocessing: no absolute value is brought in, so that nothing depends on what zero means.
     All are off by default.
@@ -31,6 +32,10 @@ class Augmentation(Schema):
     cutout: int = Field(default=0, ge=0)
     """Side in pixels of a square, centred on a random pixel, that is set to the image's mean. 0 is off.
     DeVries & Taylor, "Improved Regularization of Convolutional Neural Networks with Cutout" (2017)."""
+    cutmix: float = Field(default=0, ge=0, le=1)
+    """Share of the images that get a rectangle of another one of their batch, of any size, new in every epoch. Such an
+    image counts as either of the two, for its target and for what a teacher was asked about it, with the probability
+    of its area: on average over draws these are the mixed ones of Yun et al., "CutMix" (2019). 0 is off."""
     views: int = Field(default=0, ge=0)
     """How many changed images there are of each, seen in turn from epoch to epoch, so that a teacher is asked about
     each of them once. Defaults to 0: new ones in every epoch, about which it is asked in every epoch."""
@@ -58,7 +63,7 @@ class Augmentation(Schema):
 
     @property
     def is_off(self) -> bool:
-        """Whether images stay as they are."""
+        """Whether each image stays as it is, before any are mixed."""
         return not (self.flip or self.crop or self.cutout)
 
     def check(self, input_shape: Sequence[int]) -> None:
@@ -70,12 +75,12 @@ class Augmentation(Schema):
         Raises:
             DataError: they are no images, or too small; all problems at once.
         """
-        if self.is_off:
+        if self.is_off and not self.cutmix:
             return
         if len(input_shape) != 3:
             raise DataError(
                 "Augmentation needs images of shape (height, width, channels). "
-                f"Received: {tuple(input_shape)}. Remedy: leave flip, crop and cutout off."
+                f"Received: {tuple(input_shape)}. Remedy: leave flip, crop, cutout and cutmix off."
             )
         smaller = min(input_shape[:2])
         problems = [
@@ -104,6 +109,34 @@ class Augmentation(Schema):
             return images
         return self._cut_out(self._moved(images, seeds), seeds)
 
+    def mixed(self, images: Any, seeds: Any, *beside: Any) -> tuple[Any, ...]:
+        """The images, some with a rectangle of the one before them in the batch, and what belongs to each.
+
+        Args:
+            images: float tensor `[batch, height, width, channels]`.
+            seeds: int32 tensor `[batch, 2]`, which decide.
+            beside: tensors `[batch, ...]`: targets, and what teachers said.
+
+        Returns:
+            The same tensors; of `beside`, rows of the image before are in the place of an image's own with the
+            probability of its area. As they came where there is nothing to mix.
+        """
+        if not self.cutmix:
+            return images, *beside
+        tf = kd.tf
+        # A side that is the root of a uniform share of the image's: the area is that share.
+        share = tf.sqrt(_uniform(seeds, _MIX_AREA))
+        rows, columns = (
+            _between(tf.range(size), _below(seeds, stream, size), tf.cast(share * size, tf.int32))
+            for size, stream in zip(images.shape[1:3], (_MIX_ROW, _MIX_COLUMN), strict=True)
+        )
+        chosen = _uniform(seeds, _MIX) < self.cutmix
+        other = tf.logical_and(tf.logical_and(rows[:, :, None], columns[:, None, :]), chosen[:, :, None])
+        area = tf.reduce_mean(tf.cast(other, tf.float32), axis=[1, 2])
+        counts_as_other = _uniform(seeds, _MIX_TARGET)[:, 0] < area
+        pairs = [(other[..., None], images), *((_along(counts_as_other, values), values) for values in beside)]
+        return tuple(tf.where(takes, tf.roll(values, 1, axis=0), values) for takes, values in pairs)
+
     def _moved(self, images: Any, seeds: Any) -> Any:
         """Flipped and cropped, as a choice of rows and columns: padding is never built."""
         tf = kd.tf
@@ -128,15 +161,22 @@ class Augmentation(Schema):
             return images
         tf = kd.tf
         rows, columns = (
-            self._erased(tf.range(size), _below(seeds, stream, size))
+            _between(tf.range(size), _below(seeds, stream, size), self.cutout)
             for size, stream in zip(images.shape[1:3], (_CUTOUT_ROW, _CUTOUT_COLUMN), strict=True)
         )
         erased = tf.logical_and(rows[:, :, None], columns[:, None, :])[..., None]
         return tf.where(erased, tf.reduce_mean(images, axis=[1, 2], keepdims=True), images)
 
-    def _erased(self, positions: Any, centre: Any) -> Any:
-        first = centre - self.cutout // 2
-        return kd.tf.logical_and(positions >= first, positions < first + self.cutout)
+
+def _between(positions: Any, centre: Any, count: Any) -> Any:
+    """Which `positions` are among the `count` around `centre`."""
+    first = centre - count // 2
+    return kd.tf.logical_and(positions >= first, positions < first + count)
+
+
+def _along(chosen: Any, values: Any) -> Any:
+    """`chosen`, `[batch]`, with as many axes as `values`."""
+    return kd.tf.reshape(chosen, [-1, *[1] * (len(values.shape) - 1)])
 
 
 def _reflected(positions: Any, size: int) -> Any:
@@ -146,7 +186,12 @@ def _reflected(positions: Any, size: int) -> Any:
 
 
 def _below(seeds: Any, stream: int, bound: int) -> Any:
-    """A random integer below `bound` for each seed, int32 `[batch, 1]`.
+    """A random integer below `bound` for each seed, int32 `[batch, 1]`."""
+    return kd.tf.cast(_uniform(seeds, stream) * bound, kd.tf.int32)
+
+
+def _uniform(seeds: Any, stream: int) -> Any:
+    """A random number from 0 up to, not including, 1 for each seed, float32 `[batch, 1]`.
 
     TensorFlow's stateless generators take one seed for a whole batch. Hashing the seeds draws for each example
     alone, in one pass over the batch: 32-bit words are chained through the finalizer of MurmurHash3.
@@ -157,8 +202,7 @@ def _below(seeds: Any, stream: int, bound: int) -> Any:
     for word in (words[:, 0], words[:, 1], tf.constant(stream, tf.uint32)):
         state = _avalanche(tf.bitwise.bitwise_xor(state, word) + tf.constant(_GOLDEN, tf.uint32))
     # 24 bits are what a float32 holds exactly.
-    share = tf.cast(tf.bitwise.right_shift(state, tf.constant(8, tf.uint32)), tf.float32) / 2.0**24
-    return tf.cast(share * bound, tf.int32)[:, None]
+    return (tf.cast(tf.bitwise.right_shift(state, tf.constant(8, tf.uint32)), tf.float32) / 2.0**24)[:, None]
 
 
 def _avalanche(words: Any) -> Any:

@@ -29,6 +29,7 @@ class _Purpose(IntEnum):
     CALIBRATION = 2
     VALIDATION_CUT = 3
     TEST_CUT = 4
+    MIXING = 5
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,8 +113,8 @@ class Dataset:
 
         Returns:
             A `tf.data.Dataset` of (inputs `[batch, ...]`, targets `[batch, ...]`), and of rows `[batch, ...]` behind
-            them where there are any. Order and augmentation derive from (seed, step, epoch), augmentation by views
-            from (seed, view); the last batch holds what is left.
+            them where there are any. Order, augmentation and mixing derive from (seed, step, epoch), augmentation by
+            views from (seed, view); the last batch holds what is left.
 
         Raises:
             DataError: there are no targets, or the augmentation does not fit the inputs.
@@ -127,6 +128,7 @@ class Dataset:
         if settings.augment.views:
             # What changes in a view goes with the example; what is new in every epoch, with the place in it.
             seeds = seeds[order]
+        mixing = _seeds(_generator(_Purpose.MIXING, seed, step, epoch), self.train.count)
         inputs, *beside = self.train.tensors
         if rows is not None:
             with tf.device("CPU:0"):
@@ -134,12 +136,12 @@ class Dataset:
 
         # Nothing in it branches on a tensor: without AutoGraph's rewriting it is traced in less than half the time.
         @tf.autograph.experimental.do_not_convert
-        def load(indices: Any, seeds: Any) -> tuple[Any, ...]:
-            batch = preprocessing.apply(tf.gather(inputs, indices))
-            return settings.augment.apply(batch, seeds), *(tf.gather(values, indices) for values in beside)
+        def load(indices: Any, seeds: Any, mixing: Any) -> tuple[Any, ...]:
+            batch = settings.augment.apply(preprocessing.apply(tf.gather(inputs, indices)), seeds)
+            return settings.augment.mixed(batch, mixing, *(tf.gather(values, indices) for values in beside))
 
         return (
-            tf.data.Dataset.from_tensor_slices((order, seeds))
+            tf.data.Dataset.from_tensor_slices((order, seeds, mixing))
             .batch(settings.batch_size)
             .map(load, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
             .prefetch(tf.data.AUTOTUNE)
@@ -171,8 +173,7 @@ class Dataset:
     def _augmentation_seeds(self, settings: DataSettings, seed: int, step: int, epoch: int) -> np.ndarray:
         """Of each training example, int32 `[n, 2]`."""
         place = (settings.augment.view(epoch),) if settings.augment.views else (step, epoch)
-        random = _generator(_Purpose.AUGMENTATION, seed, *place)
-        return random.integers(-(2**31), 2**31, (self.train.count, 2), dtype=np.int32)
+        return _seeds(_generator(_Purpose.AUGMENTATION, seed, *place), self.train.count)
 
     def batches(self, split: Split, *, preprocessing: Preprocessing, batch_size: int) -> Any:
         """The examples of a split in their order, not augmented.
@@ -224,6 +225,11 @@ class Dataset:
 def is_labels(targets: np.ndarray | None) -> bool:
     """Whether targets are integer labels, one for each example."""
     return targets is not None and targets.ndim == 1 and np.issubdtype(targets.dtype, np.integer)
+
+
+def _seeds(random: np.random.Generator, count: int) -> np.ndarray:
+    """Of as many examples, int32 `[count, 2]`."""
+    return random.integers(-(2**31), 2**31, (count, 2), dtype=np.int32)
 
 
 def _generator(purpose: _Purpose, seed: int, *place: int) -> np.random.Generator:

@@ -167,7 +167,7 @@ class Engaged:
         split, augment = self.data.dataset.train, self.data.settings.augment
         told = [self.network.fingerprint, self.preprocessing.model_dump(mode="json"), split.fingerprint]
         if not augment.is_off:
-            told += [augment.model_dump(mode="json", exclude={"views"}), seed, view]
+            told += [augment.model_dump(mode="json", exclude={"views", "cutmix"}), seed, view]
         return hashlib.sha256(json.dumps(told).encode()).hexdigest()[:16]
 
 
