@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from fixtures import models
 
+from tfcompress.atomic import TEMPORARY
 from tfcompress.pipeline import compress
 from tfcompress.recipe import load_recipe
 from tfcompress.reuse import shared_checkpoints, take_over
@@ -114,9 +115,11 @@ def test_a_temperature_that_falls_looks_ahead_to_the_last_epoch(temperature, tak
 def test_what_teachers_said_is_taken_too(tmp_path):
     with RunFolder(tmp_path / "earlier", identity(recipe())) as earlier:
         earlier.write("teachers/0123.npz", "said")
+        earlier.file(f"teachers/{TEMPORARY}0123.npz").write_text("sa")
     with RunFolder(tmp_path / "mine", identity(recipe(bits=4))) as folder:
         take_over(folder, earlier.path, identity(recipe(bits=4)))
         assert folder.file("teachers/0123.npz").read_text() == "said"
+        assert len(list(folder.file("teachers").iterdir())) == 1
     with RunFolder(tmp_path / "other", identity(recipe(), seed=1)) as folder:
         take_over(folder, earlier.path, identity(recipe(), seed=1))
         assert not folder.file("teachers").exists()

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from tfcompress.atomic import TEMPORARY
 from tfcompress.distillation.teachers import OUTPUTS_FOLDER
 from tfcompress.run_folder import RECORD_FILE, RunFolder
 from tfcompress.techniques.base import Technique, techniques
@@ -55,6 +56,9 @@ def take_over(folder: RunFolder, earlier: Path, identity: Mapping[str, Any]) -> 
 def _take_outputs_of_teachers(folder: RunFolder, earlier: Path) -> None:
     """Copy what teachers said, whose names tell all that it depends on."""
     for source in sorted((earlier / OUTPUTS_FOLDER).glob("*.npz")):
+        # What is being written by the run, or was when it was killed, is not whole.
+        if source.name.startswith(TEMPORARY):
+            continue
         place = f"{OUTPUTS_FOLDER}/{source.name}"
         if not folder.file(place).exists():
             folder.write(place, source.read_bytes())

@@ -5,7 +5,9 @@ import pytest
 from fixtures.models import conv_bn, depthwise, inputs_for, run
 from pydantic import ValidationError
 
+from tfcompress import keras_door as kd
 from tfcompress.convert import litert
+from tfcompress.convert.converter import float_tflite
 from tfcompress.convert.flatbuffer import Flatbuffer
 from tfcompress.convert.read_back import find_weight
 from tfcompress.convert.settings import ConversionSettings
@@ -81,6 +83,24 @@ def test_the_layers_of_sixteen_bits_are_those_that_a_bound_needs():
     assert shipment.proof.full_integer
     with pytest.raises(RecipeError, match=r"sixteen_bit_layers\.loss_increase must be within reach"):
         shipped(model, inputs, sixteen_bit_layers={"loss_increase": at_sixteen / 10})
+
+
+@installed
+def test_a_layer_of_sixteen_bits_has_eight_bits_in_its_weight_among_those_of_four():
+    model = conv_bn()
+    _, shipment = shipped(model, inputs_for(model, 48), weight_bits=4, sixteen_bit_layers=["c1_1"])
+    assert {p.promise.weight for p in shipment.promises} == {"c1/kernel", "out/kernel"}
+    assert all(promise.kept for promise in shipment.promises)
+
+
+def test_a_layer_that_cannot_be_told_in_the_file_keeps_eight_bits():
+    layers = kd.keras.layers
+    inputs = layers.Input((6, 6, 4))
+    x = layers.Conv2D(4, 3, groups=2, activation="relu", name="grouped")(inputs)
+    x = layers.Conv2D(4, 3, activation="relu", name="conv")(x)
+    model = kd.keras.Model(inputs, layers.Dense(3, name="out")(layers.Flatten()(x)))
+    places = ["grouped/kernel", "conv/kernel", "out/kernel"]
+    assert litert.within(float_tflite(model), places, model) == ["conv/kernel"]
 
 
 def test_without_the_package_it_is_refused_before_anything_runs(monkeypatch):

@@ -16,7 +16,7 @@ from tfcompress.convert.converter import float_tflite
 from tfcompress.convert.flatbuffer import Flatbuffer
 from tfcompress.convert.read_back import find_weight
 from tfcompress.convert.settings import ConversionSettings
-from tfcompress.vocabulary.errors import ConversionError
+from tfcompress.vocabulary.errors import ConversionError, PromiseError
 from tfcompress.vocabulary.state import LitertQuantizer
 
 PACKAGE = "ai_edge_quantizer"
@@ -80,7 +80,7 @@ def litert_of_float(
 
 
 def within(content: bytes, places: Sequence[str], model: Any) -> list[str]:
-    """The weights whose operators do not give the outputs of the file, which keep the type it is asked for.
+    """The weights whose operators are found in the file and do not give its outputs, which keep the type asked for.
 
     Args:
         content: of the float file.
@@ -89,7 +89,15 @@ def within(content: bytes, places: Sequence[str], model: Any) -> list[str]:
     """
     flat = Flatbuffer(content)
     ends = {tensor.name for tensor in flat.outputs}
-    return [place for place in places if _output_of(flat, place, model) not in ends]
+    return [place for place in places if _found_output_of(flat, place, model) not in (None, *ends)]
+
+
+def _found_output_of(flat: Flatbuffer, place: str, model: Any) -> str | None:
+    """As `_output_of`; None where the weight cannot be told."""
+    try:
+        return _output_of(flat, place, model)
+    except PromiseError:
+        return None
 
 
 def _output_of(flat: Flatbuffer, place: str, model: Any) -> str:

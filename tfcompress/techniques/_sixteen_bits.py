@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import cache
 
 from pydantic import Field
 
@@ -41,7 +42,7 @@ def fewest_within(
         Names in the order of `layers`; none where 8 bits will do.
 
     Raises:
-        RecipeError: 16 bits in all of them are not enough; with the nearest bound that can be met.
+        RecipeError: 16 bits in all of them are not enough; with what the loss rises by then.
 
     Example:
         >>> costs = {"a": 0.1, "b": 0.4, "c": 0.2}
@@ -49,20 +50,19 @@ def fewest_within(
         ...     cost for layer, cost in costs.items() if layer not in wide), "here")
         ['b']
     """
-    at_eight = rise(())
-    if at_eight <= bound.loss_increase:
+    rise = cache(rise)
+    if rise(()) <= bound.loss_increase:
         return []
-    least = rise(tuple(layers))
-    if least > bound.loss_increase:
+    if rise(tuple(layers)) > bound.loss_increase:
         raise RecipeError(
-            f"{where}.loss_increase must be within reach. Received: {bound.loss_increase:g}; the nearest that can be "
-            f"met is {least:.4g}, with 16 bits in {', '.join(layers) or 'no layer'}. Remedy: that one, or weights of "
-            "more bits."
+            f"{where}.loss_increase must be within reach. Received: {bound.loss_increase:g}; with 16 bits in "
+            f"{', '.join(layers) or 'no layer'} the loss rises by {rise(tuple(layers)):.4g}, with 8 everywhere by "
+            f"{rise(()):.4g}. Remedy: a bound above that, or weight_bits: 8 where it is 4."
         )
     alone = {layer: rise((layer,)) for layer in layers}
     order = sorted(layers, key=alone.__getitem__)
     for count in range(1, len(order)):
         wide = tuple(layer for layer in layers if layer in order[:count])
-        if (alone[order[0]] if count == 1 else rise(wide)) <= bound.loss_increase:
+        if rise(wide) <= bound.loss_increase:
             return list(wide)
     return list(layers)

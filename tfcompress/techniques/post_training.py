@@ -138,7 +138,8 @@ class PostTraining(Technique):
     sixteen_bit_layers: list[str] | LossBound = Field(default=[])
     """Layers by pattern that the ``litert`` quantizer gives 8-bit weights and 16-bit inputs and outputs, among the
     others of 8 bits; or ``{loss_increase: 0.01}``, the most sensitive ones, as many as that takes: files are made and
-    measured on the calibration samples. Defaults to none."""
+    measured on the calibration samples, as the model is fed, before preprocessing is put into the graph. Defaults to
+    none."""
 
     @model_validator(mode="after")
     def _values_agree(self) -> PostTraining:
@@ -284,9 +285,10 @@ class PostTraining(Technique):
 
     def _levels(self, state: State) -> Iterator[Promise]:
         """What 4-bit weights are in the LiteRT quantizer's file."""
-        layers = kd.keras.layers
+        of_eight = kd.keras.layers.DepthwiseConv2D, kd.keras.layers.Conv2DTranspose
         for name, attribute in quantizable_weights(state.model).items():
-            if not isinstance(state.model.get_layer(name), (layers.DepthwiseConv2D, layers.Conv2DTranspose)):
+            wide = f"{name}/{attribute}" in state.litert.sixteen_bit
+            if not wide and not isinstance(state.model.get_layer(name), of_eight):
                 weight = state.lineage.origin(f"{name}/{attribute}")
                 yield Promise(weight, "levels", 2**self.weight_bits, "channel", made_by=self.name)
 

@@ -20,12 +20,12 @@ def model(layers, randomised):
 
 @pytest.mark.parametrize("kept_axes", [False, True])
 def test_a_dense_has_the_kernel_of_the_average_for_every_pixel(layers, model, same_outputs, kept_axes):
-    between = [layers.Flatten()] if kept_axes else []
+    between = [layers.Flatten(name="flat")] if kept_axes else []
     pool = layers.GlobalAveragePooling2D(keepdims=kept_axes, name="pool")
     before = model(pool, *between, layers.Dense(4, activation="relu", name="out"))
     done = rewrite(before, ["dense_over_pixels"])
     assert same_outputs(before, done.model)
-    assert [change.layer for change in done.changes] == ["pool", "out"]
+    assert [change.layer for change in done.changes] == ["pool", *(["flat"] if kept_axes else []), "out"]
     kernel = done.model.get_layer("out").kernel.numpy()
     assert kernel.shape == (3 * 2 * 5, 4)
     # The kernel of one pixel, as it was computed for the average of six.
@@ -38,6 +38,8 @@ def test_an_average_that_no_dense_takes_alone_stays(layers, model):
     assert rewrite(model(layers.GlobalAveragePooling2D()), CAPACITY).changes == ()
     assert rewrite(model(layers.GlobalAveragePooling2D(), layers.ReLU(), layers.Dense(4)), CAPACITY).changes == ()
     assert rewrite(model(layers.GlobalAveragePooling2D(keepdims=True), layers.Dense(4)), CAPACITY).changes == ()
+    unit = layers.Dense(4, kernel_constraint="unit_norm")
+    assert rewrite(model(layers.GlobalAveragePooling2D(), unit), CAPACITY).changes == ()
     average = model(layers.GlobalAveragePooling2D(name="pool"))
     twice = [average.output, layers.Dense(4)(average.output)]
     assert rewrite(kd.keras.Model(average.input, twice), CAPACITY).changes == ()

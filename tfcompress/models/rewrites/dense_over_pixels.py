@@ -21,13 +21,15 @@ class DenseOverPixels(Rewrite):
     """Make a GlobalAveragePooling2D and the Dense on it one Dense on the flattened image.
 
     Its kernel has that of the old one for every pixel, divided by their number: ``mean(x) W = flatten(x) W'``. Trained
-    further, it tells pixels apart. On small images that is more weights for no more time, since the operator of the
-    average goes; on large ones the kernel outgrows the network.
+    further, it tells pixels apart. The kernel is as many times larger as there are pixels: of small images it costs
+    bytes and hardly time, since the operator of the average goes; of large ones it outgrows the network. A regularizer
+    of the kernel stays, and weighs what is left of the values' size; a Dense with a constraint on it is left alone.
+
+    An AveragePooling2D over the whole image is one after ``mean_pooling``.
     """
 
     name = "dense_over_pixels"
     purpose = "capacity"
-    after = ("mean_pooling",)
 
     def edits(self, graph: Graph) -> Iterator[Edit]:
         """One edit for each such pooling."""
@@ -39,10 +41,14 @@ class DenseOverPixels(Rewrite):
                 *between, dense = way
                 place = f"{dense.layer.name}/kernel"
                 yield Edit(
-                    became={pool.layer.name: (pool.layer.name,), dense.layer.name: (dense.layer.name,)},
-                    reason="more weights for no more time",
+                    became={
+                        pool.layer.name: (pool.layer.name,),
+                        **{call.layer.name: () for call in between},
+                        dense.layer.name: (dense.layer.name,),
+                    },
+                    reason="training has weights for every pixel then",
                     builders={
-                        pool: layers.Flatten(name=pool.layer.name),
+                        pool: layers.Flatten(name=pool.layer.name, dtype=pool.layer.dtype_policy),
                         **dict.fromkeys(between, same),
                         dense: _over(dense.layer, int(np.prod(size))),
                     },
@@ -59,7 +65,7 @@ def _way_to_dense(graph: Graph, pool: Call) -> list[Call]:
         way.append(call)
         if type(call.layer) is layers.Dense:
             # Behind kept axes a Dense gives images, of one pixel each.
-            return way if len(call.inputs[0].shape) == 2 else []
+            return way if len(call.inputs[0].shape) == 2 and call.layer.kernel_constraint is None else []
         if type(call.layer) is not layers.Flatten:
             break
     return []
