@@ -22,6 +22,7 @@ setup(
     install_requires=[
         "absl-py>=1.2,<1.5",
         "ai-edge-litert>=2.3,<3",
+        "flatbuffers>=25.9",
         "h5py>=3.10",
         # tensorflow-datasets imports it without requiring it.
         "importlib_resources>=6",

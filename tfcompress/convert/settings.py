@@ -31,7 +31,8 @@ class ConversionSettings(Schema):
     allow_float: bool = False
     """Report operators left in float instead of refusing the file. Off by default."""
     strip_names: bool = True
-    """Remove tensor names and metadata from the shipped file; signatures stay. On by default."""
+    """Remove tensor names and metadata from the shipped file, and write equal vectors (zero points, shapes) once;
+    signatures stay. On by default."""
     faster: bool = False
     """Try exact rewrites for speed (a full-window average pooling as a mean, an early stage in space-to-depth form),
     and keep each that the converted file is measured to be faster with, by more than the noise. May cost bytes; the

@@ -1,7 +1,8 @@
-"""Removal of what a shipped file does not need: tensor names and metadata."""
+"""Removal of what a shipped file does not need: tensor names and metadata, and vectors that it has already."""
 
 from __future__ import annotations
 
+from tfcompress.convert.compact import packed
 from tfcompress.convert.flatbuffer import Flatbuffer, Graph
 from tfcompress.vocabulary.errors import ConversionError
 
@@ -9,7 +10,8 @@ from tfcompress.vocabulary.errors import ConversionError
 def strip_names(content: bytes) -> bytes:
     """The same model without tensor names, observed ranges, metadata and descriptions; signatures stay.
 
-    It can still be resized to any batch, for its inputs keep saying which axes are open.
+    Vectors that are equal stand in it once: see `packed`. It can still be resized to any batch, for its inputs keep
+    saying which axes are open.
 
     Args:
         content: a .tflite file.
@@ -38,7 +40,7 @@ def strip_names(content: bytes) -> bytes:
             if tensor.quantization is not None:
                 # What was observed in calibration; scale and zero point are what is run.
                 tensor.quantization.min = tensor.quantization.max = None
-    stripped = bytes(flatbuffer_utils.convert_object_to_bytearray(model))
+    stripped = packed(model)
     if not _same(before, Flatbuffer(stripped)):
         raise ConversionError("Stripping names changed the graph or a constant; the file is not shipped.")
     return stripped
