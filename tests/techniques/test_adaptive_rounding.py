@@ -79,7 +79,8 @@ def test_of_all_roundings_of_six_weights_one_of_the_best_is_found():
     errors = sorted(set(map(error, choices)))
     assert found.nearest == pytest.approx(error(np.round(kernel / size) * size), rel=1e-3)
     assert found.adaptive == pytest.approx(error(kernels(quantized)["out"][1]), rel=1e-3)
-    assert found.adaptive <= errors[len(errors) // 3]
+    # The step computes it in 32 bits.
+    assert found.adaptive <= errors[len(errors) // 3] * (1 + 1e-6)
     assert found.adaptive < 0.2 * found.nearest
 
 
