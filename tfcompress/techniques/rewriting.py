@@ -40,9 +40,8 @@ class Rewriting(Technique):
 
     technique: Literal["rewriting"] = "rewriting"
     rewrites: Annotated[list[str], AfterValidator(_known), Field(min_length=1)] | None = None
-    """The rewrites to make, by name: ``space_to_depth``, ``mean_pooling``, ``dense_over_pixels``
-    (behind ``mean_pooling`` where the average is an AveragePooling2D). Defaults to those of the first two that the
-    model has a place for."""
+    """The rewrites to make, by name: ``space_to_depth``, ``mean_pooling``, ``dense_over_pixels``.
+    Defaults to those of the first two that the model has a place for."""
 
     def check(self, state: State) -> None:
         """Refuse a model that a rewrite finds nothing in, and one whose promises would be broken."""

@@ -3,6 +3,7 @@ import pytest
 
 from tfcompress import keras_door as kd
 from tfcompress.models.rewrites import CAPACITY, rewrite
+from tfcompress.models.rewrites._graph import Graph
 from tfcompress.vocabulary.errors import PromiseError
 from tfcompress.vocabulary.promises import Promise
 from tfcompress.vocabulary.state import State
@@ -18,26 +19,33 @@ def model(layers, randomised):
     return make
 
 
-@pytest.mark.parametrize("kept_axes", [False, True])
-def test_a_dense_has_the_kernel_of_the_average_for_every_pixel(layers, model, same_outputs, kept_axes):
-    between = [layers.Flatten(name="flat")] if kept_axes else []
-    pool = layers.GlobalAveragePooling2D(keepdims=kept_axes, name="pool")
+@pytest.mark.parametrize("kind", ["global", "kept axes", "window"])
+def test_a_dense_has_the_kernel_of_the_average_for_every_pixel(layers, model, same_outputs, kind):
+    between = [] if kind == "global" else [layers.Flatten(name="flat")]
+    pool = (
+        layers.AveragePooling2D((3, 2), name="pool")
+        if kind == "window"
+        else layers.GlobalAveragePooling2D(keepdims=kind != "global", name="pool")
+    )
     before = model(pool, *between, layers.Dense(4, activation="relu", name="out"))
     done = rewrite(before, ["dense_over_pixels"])
     assert same_outputs(before, done.model)
-    assert [change.layer for change in done.changes] == ["pool", *(["flat"] if kept_axes else []), "out"]
+    assert [change.layer for change in done.changes] == ["pool", *(layer.name for layer in between), "out"]
     kernel = done.model.get_layer("out").kernel.numpy()
     assert kernel.shape == (3 * 2 * 5, 4)
     # The kernel of one pixel, as it was computed for the average of six.
     expected = before.get_layer("out").kernel.numpy() / 6
     np.testing.assert_allclose(kernel.reshape(6, 5, 4), np.broadcast_to(expected, (6, 5, 4)), rtol=1e-6)
-    assert not any(isinstance(layer, layers.GlobalAveragePooling2D) for layer in done.model.layers)
+    kinds = [call.layer.__class__ for call in Graph(done.model).calls]
+    assert kinds[1:] == [layers.Conv2D, layers.Flatten, layers.Dense]
 
 
 def test_an_average_that_no_dense_takes_alone_stays(layers, model):
     assert rewrite(model(layers.GlobalAveragePooling2D()), CAPACITY).changes == ()
     assert rewrite(model(layers.GlobalAveragePooling2D(), layers.ReLU(), layers.Dense(4)), CAPACITY).changes == ()
     assert rewrite(model(layers.GlobalAveragePooling2D(keepdims=True), layers.Dense(4)), CAPACITY).changes == ()
+    part = layers.AveragePooling2D((2, 2), name="part")
+    assert rewrite(model(part, layers.Flatten(), layers.Dense(4)), CAPACITY).changes == ()
     unit = layers.Dense(4, kernel_constraint="unit_norm")
     assert rewrite(model(layers.GlobalAveragePooling2D(), unit), CAPACITY).changes == ()
     average = model(layers.GlobalAveragePooling2D(name="pool"))

@@ -11,6 +11,7 @@ from tfcompress import keras_door as kd
 from tfcompress.models.loading import copied_layer
 from tfcompress.models.rewrites._graph import Builder, Call, Graph, Part, same
 from tfcompress.models.rewrites.base import Edit, Rewrite
+from tfcompress.models.rewrites.mean_pooling import averages_the_image
 from tfcompress.vocabulary.state import Effect, Move
 
 _BLOCKS = Effect(refused="a Dense over all pixels has other inputs than one over channels")
@@ -18,14 +19,12 @@ _EFFECTS = {"group_zeros": _BLOCKS, "codewords": _BLOCKS}
 
 
 class DenseOverPixels(Rewrite):
-    """Make a GlobalAveragePooling2D and the Dense on it one Dense on the flattened image.
+    """Make a pooling that averages the whole image and the Dense on it one Dense on the flattened image.
 
     Its kernel has that of the old one for every pixel, divided by their number: ``mean(x) W = flatten(x) W'``. Trained
     further, it tells pixels apart. The kernel is as many times larger as there are pixels: of small images it costs
     bytes and hardly time, since the operator of the average goes; of large ones it outgrows the network. A regularizer
     of the kernel stays, and weighs what is left of the values' size; a Dense with a constraint on it is left alone.
-
-    An AveragePooling2D over the whole image is one after ``mean_pooling``.
     """
 
     name = "dense_over_pixels"
@@ -34,10 +33,9 @@ class DenseOverPixels(Rewrite):
     def edits(self, graph: Graph) -> Iterator[Edit]:
         """One edit for each such pooling."""
         layers = kd.keras.layers
-        for pool in graph.of(layers.GlobalAveragePooling2D):
+        for pool in graph.of(layers.GlobalAveragePooling2D, layers.AveragePooling2D):
             way = _way_to_dense(graph, pool)
-            size = pool.inputs[0].shape[1:3]
-            if way and None not in size and pool.layer.data_format == "channels_last" and graph.called_once(pool):
+            if way and averages_the_image(pool) and graph.called_once(pool):
                 *between, dense = way
                 place = f"{dense.layer.name}/kernel"
                 yield Edit(
@@ -50,7 +48,7 @@ class DenseOverPixels(Rewrite):
                     builders={
                         pool: layers.Flatten(name=pool.layer.name, dtype=pool.layer.dtype_policy),
                         **dict.fromkeys(between, same),
-                        dense: _over(dense.layer, int(np.prod(size))),
+                        dense: _over(dense.layer, int(np.prod(pool.inputs[0].shape[1:3]))),
                     },
                     moves={place: Move(place, _EFFECTS)},
                 )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from tfcompress import keras_door as kd
-from tfcompress.models.rewrites._graph import Graph
+from tfcompress.models.rewrites._graph import Call, Graph
 from tfcompress.models.rewrites.base import Edit, Rewrite
 
 
@@ -23,8 +23,17 @@ class MeanPooling(Rewrite):
         layers = kd.keras.layers
         for call in graph.of(layers.AveragePooling2D):
             layer = call.layer
-            whole = tuple(layer.pool_size) == tuple(call.inputs[0].shape[1:3])
-            if whole and call.shape[1:3] == (1, 1) and layer.data_format == "channels_last" and graph.called_once(call):
+            if averages_the_image(call) and graph.called_once(call):
                 mean = layers.GlobalAveragePooling2D(keepdims=True, name=layer.name)
                 reason = "XNNPACK runs MEAN in int8, not AVERAGE_POOL_2D"
                 yield Edit({layer.name: (layer.name,)}, reason, {call: mean})
+
+
+def averages_the_image(call: Call) -> bool:
+    """Whether an AveragePooling2D or GlobalAveragePooling2D gives one pixel, the mean of all of its image."""
+    layer, size = call.layer, tuple(call.inputs[0].shape[1:3])
+    if layer.data_format != "channels_last" or None in size:
+        return False
+    if type(layer) is kd.keras.layers.GlobalAveragePooling2D:
+        return True
+    return tuple(layer.pool_size) == size and call.shape[1:3] == (1, 1)
