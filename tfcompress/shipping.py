@@ -11,6 +11,7 @@ from tfcompress.convert.c_array import micro_operators
 from tfcompress.convert.converter import quantized_tflite, with_preprocessing
 from tfcompress.convert.flatbuffer import Flatbuffer
 from tfcompress.convert.litert import litert_tflite
+from tfcompress.convert.patches import int4_as_fully_connected
 from tfcompress.convert.proof import Proof, prove_integer, require_integer
 from tfcompress.convert.read_back import PromiseFound, find_weight, read_promises, require_kept
 from tfcompress.convert.settings import ConversionSettings
@@ -96,6 +97,8 @@ def _proven(
         content = quantized_tflite(model, state.number_format, settings, samples)
     else:
         content = litert_tflite(model, state.litert, settings, samples, state.model)
+    if settings.int4_convolutions == "fully_connected":
+        content = int4_as_fully_connected(content)
     flat = Flatbuffer(content)
     proof = prove_integer(flat)
     if state.number_format in ("int8", "int16x8") and not settings.allow_float:

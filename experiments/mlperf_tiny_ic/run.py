@@ -46,7 +46,7 @@ def made(recipe: str, seed: int) -> Result:
         models / FLOAT,
         "cifar10",
         HERE / f"{recipe}.yaml",
-        overrides=[f"taught.fit.distillation.teacher={models / LARGE}"],
+        overrides=[f"taught.fit.distillation.teacher=[{models / LARGE}, float]"],
         data_dir=DATA_DIR.value,
         out=out,
         reuse=[other for other in others if (other / RECORD_FILE).exists()],

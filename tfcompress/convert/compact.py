@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from functools import cache
 from typing import Any
 
@@ -17,14 +18,39 @@ def packed(model: Any) -> bytes:
 
     Every channel of a weight, and of a bias, has a scale and a zero point of 8 bytes, which is 0. FlatBuffers refer to
     vectors by their place, so that one vector of zeros serves all weights of as many channels, for every reader.
+    So do they to tables, of which tensors of the same scale, before and behind a reshape, share that of quantization.
     Constants are not shared: what tells them apart may be where they are.
 
     Args:
         model: a `ModelT` of the schema, as `ai_edge_litert.tools.flatbuffer_utils` reads it.
     """
     builder = _sharing_builder()(1024)
+    for graph in model.subgraphs:
+        _share_quantizations(graph)
     builder.Finish(model.Pack(builder), file_identifier=_FILE_IDENTIFIER)
     return bytes(builder.Output())
+
+
+def _share_quantizations(graph: Any) -> None:
+    """Give tensors of equal quantization one object, which is written when the first of them is."""
+    known: dict[bytes, _WrittenOnce] = {}
+    for tensor in graph.tensors:
+        if tensor.quantization is not None:
+            key = pickle.dumps(vars(tensor.quantization))
+            tensor.quantization = known.setdefault(key, _WrittenOnce(tensor.quantization))
+
+
+class _WrittenOnce:
+    """A table that packs itself once, and gives its place again."""
+
+    def __init__(self, table: Any) -> None:
+        self._table = table
+        self._place: int | None = None
+
+    def Pack(self, builder: Any) -> int:  # noqa: N802
+        if self._place is None:
+            self._place = self._table.Pack(builder)
+        return self._place
 
 
 @cache

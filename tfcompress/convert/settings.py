@@ -38,6 +38,10 @@ class ConversionSettings(Schema):
     and keep each that the converted file is measured to be faster with, by more than the noise. May cost bytes; the
     choice holds for this machine. Before quantization-aware training it is made on what calibration alone gives: the
     same operators of the same shapes. Off by default."""
+    int4_convolutions: Literal["convolution", "fully_connected"] = "convolution"
+    """What a convolution of INT4 weights becomes: ``fully_connected`` over patches, bit for bit the same, is what
+    XNNPACK has kernels for, and costs the memory of a patch for every output; ``convolution`` is what LiteRT for
+    Microcontrollers has. Defaults to convolution."""
     c_array: bool = False
     """Also write the file as C source and header, for TensorFlow Lite Micro. Off by default."""
     time_limit_s: float | None = Field(default=None, gt=0)
