@@ -21,7 +21,7 @@ _VERSION = {"RESHAPE": 1, "FULLY_CONNECTED": 12}
 
 
 def int4_as_fully_connected(content: bytes) -> bytes:
-    """The same model with each convolution of INT4 weights as PAD, SLICE, CONCATENATION and FULLY_CONNECTED.
+    """The same model with each convolution of INT4 weights as PAD, STRIDED_SLICE, CONCATENATION and FULLY_CONNECTED.
 
     Weights, scales, biases and outputs stay as they are. Left alone are convolutions in groups, and those of an odd
     number of weights a channel, whose rows do not begin at a byte.
@@ -179,8 +179,12 @@ class _Editor:
             if axis.stride == 1 and size[along] == axis.size and cell == axis.padding[0]:
                 pieces.append(fed)
             else:
-                ends = [self._constant(begin), self._constant([-1, *size])]
-                pieces.append(added("SLICE", [cells, *ends], size, schema.SliceOptionsT()))
+                end = [0, *(start + length for start, length in zip(begin[1:], size, strict=True))]
+                limits = [self._constant(begin), self._constant(end), self._constant([1, 1, 1, 1])]
+                options = schema.StridedSliceOptionsT()
+                # Of the batch, all: the first bit is its axis. XNNPACK has no SLICE that leaves a size open.
+                options.beginMask = options.endMask = 1
+                pieces.append(added("STRIDED_SLICE", [cells, *limits], size, options))
         if len(pieces) == 1:
             return pieces[0], size
         options = schema.ConcatenationOptionsT()
