@@ -78,3 +78,13 @@ def test_shipped_files_are_written_so(int8_file):
     zeros = {(q.ZeroPointLength(), place(q, ZERO_POINT)) for q in quantizations if q.ZeroPointLength() > 1}
     assert len(zeros) == len({length for length, _ in zeros})
     assert all(place(buffer, DATA) % 16 == 0 for buffer in buffers if buffer.DataLength())
+
+
+def test_tensors_of_equal_quantization_share_its_table_and_the_model_keeps_its_own(read):
+    before = [tensor.quantization for tensor in read.subgraphs[0].tensors]
+    quantizations, _ = tables(packed(read))
+    kinds = Counter((q.ScaleAsNumpy().tobytes(), q.ZeroPointAsNumpy().tobytes()) for q in quantizations)
+    places = {q._tab.Pos for q in quantizations}
+    assert max(kinds.values()) > 1
+    assert len(places) < len(quantizations)
+    assert [tensor.quantization for tensor in read.subgraphs[0].tensors] == before

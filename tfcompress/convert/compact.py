@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pickle
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from typing import Any
 
@@ -25,19 +27,24 @@ def packed(model: Any) -> bytes:
         model: a `ModelT` of the schema, as `ai_edge_litert.tools.flatbuffer_utils` reads it.
     """
     builder = _sharing_builder()(1024)
-    for graph in model.subgraphs:
-        _share_quantizations(graph)
-    builder.Finish(model.Pack(builder), file_identifier=_FILE_IDENTIFIER)
+    with _shared_quantizations(model):
+        builder.Finish(model.Pack(builder), file_identifier=_FILE_IDENTIFIER)
     return bytes(builder.Output())
 
 
-def _share_quantizations(graph: Any) -> None:
-    """Give tensors of equal quantization one object, which is written when the first of them is."""
+@contextmanager
+def _shared_quantizations(model: Any) -> Iterator[None]:
+    """Within, tensors of equal quantization have one object, which is written when the first of them is."""
+    tensors = [tensor for graph in model.subgraphs for tensor in graph.tensors if tensor.quantization is not None]
+    own = [tensor.quantization for tensor in tensors]
     known: dict[bytes, _WrittenOnce] = {}
-    for tensor in graph.tensors:
-        if tensor.quantization is not None:
-            key = pickle.dumps(vars(tensor.quantization))
-            tensor.quantization = known.setdefault(key, _WrittenOnce(tensor.quantization))
+    try:
+        for tensor, quantization in zip(tensors, own, strict=True):
+            tensor.quantization = known.setdefault(pickle.dumps(vars(quantization)), _WrittenOnce(quantization))
+        yield
+    finally:
+        for tensor, quantization in zip(tensors, own, strict=True):
+            tensor.quantization = quantization
 
 
 class _WrittenOnce:

@@ -92,6 +92,7 @@ class _Editor:
 
         self._schema, self._model, self._graph = schema, model, graph
         self._constants: dict[tuple[int, ...], int] = {}
+        self._kernels: dict[int, Any] = {}
 
     def rewrite(self) -> bool:
         """Change every convolution that can be, and say whether there was one."""
@@ -105,17 +106,14 @@ class _Editor:
         if conv is None:
             return [operator]
         patches, made = self._patches(operator.inputs[0], *conv)
-        weight = self._graph.tensors[operator.inputs[1]]
-        weight.shape = np.asarray([weight.shape[0], np.prod(weight.shape[1:])], np.int32)
+        weight, kernel = self._graph.tensors[operator.inputs[1]], self._kernel(operator)
+        weight.shape = np.asarray([kernel[0], np.prod(kernel[1:])], np.int32)
         options = self._schema.FullyConnectedOptionsT()
         options.keepNumDims = True
         options.fusedActivationFunction = operator.builtinOptions.fusedActivationFunction
-        made.append(
-            self._operator(
-                "FULLY_CONNECTED", [patches, *operator.inputs[1:]], operator.outputs[0], options, _VERSION["FULLY_CONNECTED"]
-            )
-        )
-        return made
+        inputs = [patches, *operator.inputs[1:]]
+        version = _VERSION["FULLY_CONNECTED"]
+        return [*made, self._operator("FULLY_CONNECTED", inputs, operator.outputs[0], options, version)]
 
     def _axes(self, operator: Any) -> tuple[_Axis, _Axis] | None:
         """Height and width of a convolution that can be changed; None of all other operators."""
@@ -123,18 +121,19 @@ class _Editor:
         if self._model.operatorCodes[operator.opcodeIndex].builtinCode != schema.BuiltinOperator.CONV_2D:
             return None
         fed, weight = (self._graph.tensors[index] for index in operator.inputs[:2])
-        output, how = self._graph.tensors[operator.outputs[0]], operator.builtinOptions
-        if (
-            weight.type != schema.TensorType.INT4
-            or weight.shape[3] != fed.shape[3]
-            or np.prod(weight.shape[1:]) % 2
-        ):
+        output, how, kernel = self._graph.tensors[operator.outputs[0]], operator.builtinOptions, self._kernel(operator)
+        if weight.type != schema.TensorType.INT4 or kernel[3] != fed.shape[3] or np.prod(kernel[1:]) % 2:
             return None
         same = how.padding == schema.Padding.SAME
         return (
-            _Axis(fed.shape[1], output.shape[1], weight.shape[1], how.strideH, how.dilationHFactor, same),
-            _Axis(fed.shape[2], output.shape[2], weight.shape[2], how.strideW, how.dilationWFactor, same),
+            _Axis(fed.shape[1], output.shape[1], kernel[1], how.strideH, how.dilationHFactor, same),
+            _Axis(fed.shape[2], output.shape[2], kernel[2], how.strideW, how.dilationWFactor, same),
         )
+
+    def _kernel(self, operator: Any) -> Any:
+        """The shape of a convolution's weights, which other convolutions may have as well, and had changed."""
+        index = int(operator.inputs[1])
+        return self._kernels.setdefault(index, self._graph.tensors[index].shape)
 
     def _patches(self, fed: int, high: _Axis, wide: _Axis) -> tuple[int, list[Any]]:
         """The tensor of patches `[batch, height, width, taps x taps x channels]`, and the operators that make it.
@@ -150,47 +149,54 @@ class _Editor:
     def _beside(
         self, made: list[Any], fed: int, shape: Sequence[int], axis: _Axis, along: int
     ) -> tuple[int, list[int]]:
-        """Put the inputs of all taps along one axis of a tensor of `[height, width, channels]` beside each other."""
-        schema = self._schema
-
-        def added(name: str, inputs: Sequence[int], to: Sequence[int], options: Any) -> int:
-            output = self._activation(fed, to)
-            made.append(self._operator(name, inputs, output, options, _VERSION.get(name, 2)))
-            return output
-
-        cells, sizes = fed, [*shape]
-        if any(axis.padding):
-            pads = [(0, 0) for _ in range(4)]
-            pads[1 + along] = axis.padding
-            sizes[along] = axis.cells * axis.stride
-            cells = added("PAD", [cells, self._constant(pads)], sizes, schema.PadOptionsT())
-        if axis.stride > 1:
-            # What lies beside along the width is beside in memory, and so are rows: cells need no copying about.
-            sizes[along], sizes[along + 1] = axis.cells, axis.stride * sizes[along + 1]
-            options = schema.ReshapeOptionsT()
-            options.newShape = [-1, *sizes]
-            cells = added("RESHAPE", [cells, self._constant(options.newShape)], sizes, options)
+        """The inputs of all taps of `axis`, which is `along` of `[height, width, channels]`, as channels: its shape."""
+        cells, sizes = self._cells(made, fed, shape, axis, along)
         pieces, channels = [], 0
         for cell, place, taps in axis.runs(together=along == 1):
             begin, size = [0, 0, 0, 0], [*sizes]
             begin[1 + along], size[along] = cell, axis.outputs
             begin[2 + along], size[along + 1] = place * shape[along + 1], taps * shape[along + 1]
             channels += size[2]
-            if axis.stride == 1 and size[along] == axis.size and cell == axis.padding[0]:
+            if axis.stride == 1 and axis.outputs == axis.size and cell == axis.padding[0]:
                 pieces.append(fed)
             else:
-                end = [0, *(start + length for start, length in zip(begin[1:], size, strict=True))]
-                limits = [self._constant(begin), self._constant(end), self._constant([1, 1, 1, 1])]
-                options = schema.StridedSliceOptionsT()
-                # Of the batch, all: the first bit is its axis. XNNPACK has no SLICE that leaves a size open.
-                options.beginMask = options.endMask = 1
-                pieces.append(added("STRIDED_SLICE", [cells, *limits], size, options))
+                pieces.append(self._slice(made, cells, begin, size))
         if len(pieces) == 1:
             return pieces[0], size
-        options = schema.ConcatenationOptionsT()
-        options.axis = 3
-        size[2] = channels
-        return added("CONCATENATION", pieces, size, options), size
+        options = self._schema.ConcatenationOptionsT()
+        options.axis, size[2] = 3, channels
+        return self._added(made, "CONCATENATION", pieces, size, options), size
+
+    def _cells(self, made: list[Any], fed: int, shape: Sequence[int], axis: _Axis, along: int) -> tuple[int, list[int]]:
+        """The padded input, with what is in a cell of `axis` together on the axis behind it; and its shape."""
+        cells, sizes = fed, [*shape]
+        if any(axis.padding):
+            pads = [(0, 0) for _ in range(4)]
+            pads[1 + along] = axis.padding
+            sizes[along] = axis.cells * axis.stride
+            cells = self._added(made, "PAD", [cells, self._constant(pads)], sizes, self._schema.PadOptionsT())
+        if axis.stride > 1:
+            # Neighbours along the width lie together in memory, and so do rows: a cell is one piece already.
+            sizes[along], sizes[along + 1] = axis.cells, axis.stride * sizes[along + 1]
+            options = self._schema.ReshapeOptionsT()
+            options.newShape = [-1, *sizes]
+            cells = self._added(made, "RESHAPE", [cells, self._constant(options.newShape)], sizes, options)
+        return cells, sizes
+
+    def _slice(self, made: list[Any], fed: int, begin: list[int], size: list[int]) -> int:
+        """A piece of a tensor, of all of the batch."""
+        end = [0, *(start + length for start, length in zip(begin[1:], size, strict=True))]
+        limits = [self._constant(values) for values in (begin, end, [1, 1, 1, 1])]
+        options = self._schema.StridedSliceOptionsT()
+        # The first bit is that of the batch. XNNPACK takes no SLICE that leaves a size open.
+        options.beginMask = options.endMask = 1
+        return self._added(made, "STRIDED_SLICE", [fed, *limits], size, options)
+
+    def _added(self, made: list[Any], name: str, inputs: Sequence[int], shape: Sequence[int], options: Any) -> int:
+        """The output, `[batch, *shape]`, of an operator that moves values, which is appended to those `made`."""
+        output = self._activation(inputs[0], shape)
+        made.append(self._operator(name, inputs, output, options, _VERSION.get(name, 2)))
+        return output
 
     def _activation(self, like: int, shape: Sequence[int]) -> int:
         """A new tensor of `[batch, *shape]` with the type and the scale of another."""
