@@ -118,7 +118,7 @@ class PostTraining(Technique):
     squared error less. Defaults to min_max."""
     low_bit_storage: Storage = "speed"
     """Where up to 4 bits are stored: `size` in INT4 tensors, half the bytes; `speed` in INT4 only for Dense,
-    whose kernels run it. Defaults to speed."""
+    whose kernels run it (but see ``conversion.int4_convolutions``). Defaults to speed."""
 
     rounding: Literal["nearest", "adaptive"] = "nearest"
     """Whether weights go to the ``nearest`` level, or up or down so that each layer's output comes near the float one:

@@ -91,8 +91,8 @@ class Quantization(Technique):
     """Of an activation's values at either end, for ``ranges: percentile``. Defaults to 99.99."""
     low_bit_storage: Storage = "speed"
     """Where up to 4 bits are stored: `size` in INT4 tensors, half the bytes; `speed` in INT4 only for Dense,
-    whose kernels run it, and in int8 for convolutions, whose INT4 kernels are about five times slower. Transposed
-    convolutions have none and stay in int8."""
+    whose kernels run it, and in int8 for convolutions, whose INT4 kernels are about five times slower (but see
+    ``conversion.int4_convolutions``). Transposed convolutions have none and stay in int8."""
 
     @model_validator(mode="after")
     def _values_agree(self) -> Quantization:
