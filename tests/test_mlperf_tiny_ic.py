@@ -80,8 +80,8 @@ def test_every_recipe_is_in_the_table_of_goals(table):
 @pytest.mark.skipif(not MODELS.exists(), reason="the benchmark's networks are not there")
 @pytest.mark.parametrize("name", ["fast", "small", "smallest"])
 def test_the_recipe_can_be_carried_out_on_the_network(name):
-    images = np.random.default_rng(0).integers(0, 256, (64, 32, 32, 3), np.uint8)
+    images = np.random.default_rng(0).integers(0, 256, (200, 32, 32, 3), np.uint8)
     teacher = f"taught.fit.distillation.teacher={MODELS / 'pretrainedResnet_large_float.tflite'}"
-    data = images, np.arange(64) % 10
+    data = images, np.arange(200) % 10
     job = open_job(MODELS / "pretrainedResnet.h5", data, FOLDER / f"{name}.yaml", overrides=[teacher])
     assert [step.name for step in job.recipe.steps][-2:] == ["taught", "post_training"]

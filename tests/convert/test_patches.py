@@ -3,18 +3,21 @@
 import numpy as np
 import pytest
 from fixtures.models import inputs_for, run
+from pydantic import ValidationError
 
 from tfcompress import keras_door as kd
 from tfcompress.convert.compact import packed
 from tfcompress.convert.converter import quantized_tflite
 from tfcompress.convert.flatbuffer import Flatbuffer
 from tfcompress.convert.patches import int4_as_fully_connected
+from tfcompress.convert.read_back import read_promises
 from tfcompress.convert.settings import ConversionSettings
 from tfcompress.evaluate.delegation import delegation
-from tfcompress.evaluate.prediction import predict
+from tfcompress.evaluate.prediction import io_types, predict
 from tfcompress.shipping import ship
 from tfcompress.techniques.post_training import PostTraining
 from tfcompress.vocabulary.preprocessing import Preprocessing
+from tfcompress.vocabulary.promises import Promise
 from tfcompress.vocabulary.state import State
 
 RAW = Preprocessing.model_validate("raw")
@@ -37,6 +40,12 @@ ODD, GROUPED = {"kernel_size": 3}, {"kernel_size": 3, "groups": 2}
 
 def shipped(how, channels=4, settings=SETTINGS):
     """A convolution of 4-bit weights on images of 11 by 9, and inputs."""
+    state, samples = quantized(how, channels)
+    return ship(state, settings, RAW, samples), samples
+
+
+def quantized(how, channels=4):
+    """The state that ships as that, and inputs."""
     layers = kd.keras.layers
     inputs = layers.Input((11, 9, channels))
     x = layers.Conv2D(6, name="conv", **how)(inputs)
@@ -44,36 +53,52 @@ def shipped(how, channels=4, settings=SETTINGS):
     rng = np.random.default_rng(0)
     model.set_weights([rng.normal(size=weight.shape) for weight in model.get_weights()])
     samples = inputs_for(model)
-    state = run(PostTraining(weight_bits=4, low_bit_storage="size"), State(model), samples)
-    return ship(state, settings, RAW, samples), samples
+    return run(PostTraining(weight_bits=4, low_bit_storage="size"), State(model), samples), samples
 
 
-def dilated(content, high, wide):
-    """The file with its convolutions dilated, which of 4-bit weights the converter cannot make."""
-    from ai_edge_litert.tools import flatbuffer_utils
-
-    model = flatbuffer_utils.convert_bytearray_to_object(bytearray(content))
-    for operator in model.subgraphs[0].operators:
-        if hasattr(operator.builtinOptions, "dilationHFactor"):
-            operator.builtinOptions.dilationHFactor, operator.builtinOptions.dilationWFactor = high, wide
-    return packed(model)
-
-
-def in_int4(content):
-    """The file with the low half of every weight's bytes, all of one tensor where they are equal."""
-    from ai_edge_litert import schema_py_generated as schema
+def edited(content, change):
+    """The file after `change(model, graph, convolution)` of the schema's objects, for each of its convolutions."""
     from ai_edge_litert.tools import flatbuffer_utils
 
     model = flatbuffer_utils.convert_bytearray_to_object(bytearray(content))
     graph = model.subgraphs[0]
-    convs = [operator for operator in graph.operators if hasattr(operator.builtinOptions, "dilationHFactor")]
-    weight = graph.tensors[convs[0].inputs[1]]
-    low = np.asarray(model.buffers[weight.buffer].data, np.uint8) & 15
-    model.buffers[weight.buffer].data = low[::2] | low[1::2] << 4
-    weight.type = schema.TensorType.INT4
-    for operator in convs:
-        operator.inputs[1] = convs[0].inputs[1]
+    for operator in graph.operators:
+        if hasattr(operator.builtinOptions, "dilationHFactor"):
+            change(model, graph, operator)
     return packed(model)
+
+
+def dilated(content, high, wide):
+    """The file with its convolutions dilated, which of 4-bit weights the converter cannot make."""
+
+    def change(model, graph, conv):
+        conv.builtinOptions.dilationHFactor, conv.builtinOptions.dilationWFactor = high, wide
+
+    return edited(content, change)
+
+
+def in_int4(content):
+    """The file with the low half of every weight's bytes in INT4, its convolutions sharing one weight."""
+    from ai_edge_litert import schema_py_generated as schema
+
+    first = []
+
+    def change(model, graph, conv):
+        if not first:
+            weight = graph.tensors[conv.inputs[1]]
+            low = np.asarray(model.buffers[weight.buffer].data, np.uint8) & 15
+            model.buffers[weight.buffer].data = low[::2] | low[1::2] << 4
+            weight.type = schema.TensorType.INT4
+            first.append(conv.inputs[1])
+        conv.inputs[1] = first[0]
+
+    return edited(content, change)
+
+
+def convolved(content):
+    """Types of the weights of a file's convolutions."""
+    flat = Flatbuffer(content)
+    return {flat.tensors[operator.inputs[1]].dtype for operator in flat.operators if operator.name == "CONV_2D"}
 
 
 def names(content):
@@ -104,10 +129,17 @@ def test_the_delegate_takes_all_of_it(pair):
     assert delegation(after).left == ()
 
 
+def test_xnnpack_comes_within_a_step(pair):
+    before, after, samples = pair
+    outputs = [predict(content, samples) for content in (before, after)]
+    np.testing.assert_allclose(*outputs, atol=1.01 * io_types(after).output.scale)
+
+
 def test_it_takes_batches_of_any_size(pair):
-    _, after, samples = pair
-    one_by_one = np.concatenate([predict(after, samples[i : i + 1], kernels="builtin") for i in range(3)])
-    np.testing.assert_array_equal(predict(after, samples[:3], kernels="builtin"), one_by_one)
+    before, after, samples = pair
+    one_by_one = [predict(before, samples[i : i + 1], kernels="builtin") for i in range(3)]
+    assert "CONV_2D" not in names(after)
+    np.testing.assert_array_equal(predict(after, samples[:3], kernels="builtin"), np.concatenate(one_by_one))
 
 
 def test_weights_scales_and_biases_stay(pair):
@@ -130,6 +162,33 @@ def test_a_step_of_one_copies_no_more_than_it_must():
     assert "PAD" not in names(int4_as_fully_connected(shipped(KINDS["point"])[0].content))
 
 
+@pytest.mark.parametrize(
+    ("kind", "scope", "group"),
+    [
+        ("channels", "tensor", None),
+        ("zeros", "channel", None),
+        ("group_zeros", "tensor", 2),
+        ("distinct", "tensor", None),
+        ("codewords", "tensor", 2),
+        ("codewords", "subspace", 2),
+        ("levels", "channel", None),
+    ],
+)
+def test_promises_are_read_as_of_a_convolution(kind, scope, group):
+    state, samples = quantized(KINDS["same"])
+    before = ship(state, SETTINGS, RAW, samples).named
+    promised = State(state.model, (Promise("conv/kernel", kind, 1, scope, group=group),))
+    found = [
+        read_promises(Flatbuffer(content), promised)[0].found for content in (before, int4_as_fully_connected(before))
+    ]
+    assert found[0] == found[1]
+
+
+def test_one_file_is_for_one_runtime():
+    with pytest.raises(ValidationError, match=r"LiteRT for Microcontrollers.* Remedy: int4_convolutions=convolution"):
+        ConversionSettings(int4_convolutions="fully_connected", c_array=True)
+
+
 def test_convolutions_of_one_weight_change_together():
     layers = kd.keras.layers
     inputs = layers.Input((6, 6, 4))
@@ -148,7 +207,49 @@ def test_convolutions_of_one_weight_change_together():
 @pytest.mark.parametrize(("how", "channels"), [(ODD, 3), (GROUPED, 4)])
 def test_what_the_kernels_cannot_read_is_left_alone(how, channels):
     content = shipped(how, channels)[0].content
+    assert convolved(content) == {"INT4"}
     assert int4_as_fully_connected(content) is content
+
+
+@pytest.mark.parametrize("end", ["inputs", "outputs"])
+def test_an_open_size_is_left_alone(end):
+    def opened(model, graph, conv):
+        tensor = graph.tensors[getattr(conv, end)[0]]
+        tensor.shapeSignature = np.asarray([-1, -1, *tensor.shape[2:]], np.int32)
+
+    content = edited(shipped(KINDS["same"])[0].content, opened)
+    assert int4_as_fully_connected(content) is content
+
+
+@pytest.mark.parametrize("end", ["inputs", "outputs"])
+def test_activations_of_other_types_are_left_alone(end):
+    def wide(model, graph, conv):
+        from ai_edge_litert import schema_py_generated as schema
+
+        graph.tensors[getattr(conv, end)[0]].type = schema.TensorType.INT16
+
+    content = edited(shipped(KINDS["same"])[0].content, wide)
+    assert int4_as_fully_connected(content) is content
+
+
+def test_a_weight_with_another_use_is_left_alone():
+    def given_back(model, graph, conv):
+        graph.outputs = np.append(graph.outputs, conv.inputs[1])
+
+    def read(model, graph, conv):
+        from ai_edge_litert import schema_py_generated as schema
+
+        code, operator = schema.OperatorCodeT(), schema.OperatorT()
+        code.builtinCode = code.deprecatedBuiltinCode = schema.BuiltinOperator.DEQUANTIZE
+        model.operatorCodes.append(code)
+        operator.opcodeIndex = len(model.operatorCodes) - 1
+        operator.inputs, operator.outputs = conv.inputs[1:2], conv.outputs
+        graph.operators = [*graph.operators, operator]
+
+    for change in (given_back, read):
+        content = edited(shipped(KINDS["same"])[0].content, change)
+        assert convolved(content) == {"INT4"}
+        assert int4_as_fully_connected(content) is content
 
 
 def test_a_file_of_eight_bits_is_left_alone(int8_file):

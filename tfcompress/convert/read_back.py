@@ -24,7 +24,7 @@ _WEIGHT_INPUT = {
 }
 _CHANNEL_AXIS = {"DEPTHWISE_CONV_2D": 3, "CONV_3D": 4, "GATHER": 1}
 # A separable convolution becomes two operators with one layer's name.
-_OPERATOR_OF = {"depthwise_kernel": "DEPTHWISE_CONV_2D", "pointwise_kernel": "CONV_2D"}
+_OPERATORS_OF = {"depthwise_kernel": ("DEPTHWISE_CONV_2D",), "pointwise_kernel": ("CONV_2D", "FULLY_CONNECTED")}
 _WRAPPER_PREFIX = "quant_"
 
 
@@ -73,8 +73,20 @@ def _read(flat: Flatbuffer, state: State, promise: Promise) -> PromiseFound:
     weight, channel_axis = find_weight(flat, state.lineage.place(promise.weight), state.model)
     # A table that is gathered from has an asymmetric range, in which zero is not the integer 0.
     zero = weight.zero_points[0] if weight.zero_points.size else 0
-    # Input channels are the last axis of every kernel that has groups of them.
-    return PromiseFound(promise, promise.found_in(weight.data - zero, channel_axis=channel_axis, input_axis=-1))
+    # Input channels are the last axis of every kernel that has groups of them; those of a convolution over patches are
+    # the last of its taps and channels.
+    values = weight.data.reshape(_shape_of_patches(weight, state.lineage.place(promise.weight), state.model))
+    return PromiseFound(promise, promise.found_in(values - zero, channel_axis=channel_axis, input_axis=-1))
+
+
+def _shape_of_patches(weight: Tensor, place: str, model: Any) -> tuple[int, ...]:
+    """`[out, taps, in]` of a convolution's weight that the file has as `[out, taps x in]`; its own of others."""
+    layer, _, attribute = place.rpartition("/")
+    found = next((part for part in model.layers if part.name in (layer, _WRAPPER_PREFIX + layer)), None)
+    kernel = getattr(getattr(found, "layer", found), attribute, None)
+    if len(weight.shape) != 2 or kernel is None or len(kernel.shape) != 4:
+        return weight.shape
+    return weight.shape[0], -1, kernel.shape[-2]
 
 
 def find_weight(flat: Flatbuffer, place: str, model: Any) -> tuple[Tensor, int]:
@@ -95,7 +107,7 @@ def find_weight(flat: Flatbuffer, place: str, model: Any) -> tuple[Tensor, int]:
     names = _names_in_file(model, layer)
     found: dict[int, tuple[Tensor, int]] = {}
     for op in flat.operators:
-        if op.name in _WEIGHT_INPUT and op.name == _OPERATOR_OF.get(attribute, op.name):
+        if op.name in _WEIGHT_INPUT and op.name in _OPERATORS_OF.get(attribute, _WEIGHT_INPUT):
             tensor = flat.constant_behind(op.inputs[_WEIGHT_INPUT[op.name]])
             if tensor is not None and names & set(tensor.name.replace(";", "/").split("/")):
                 found[tensor.index] = (tensor, _CHANNEL_AXIS.get(op.name, 0))

@@ -1,8 +1,10 @@
 """What of a conversion a recipe may choose."""
 
+from __future__ import annotations
+
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from tfcompress.vocabulary.schema import Schema
 from tfcompress.vocabulary.state import NumberFormat
@@ -39,9 +41,10 @@ class ConversionSettings(Schema):
     choice holds for this machine. Before quantization-aware training it is made on what calibration alone gives: the
     same operators of the same shapes. Off by default."""
     int4_convolutions: Literal["convolution", "fully_connected"] = "convolution"
-    """What a convolution of INT4 weights becomes: ``fully_connected`` over patches, bit for bit the same, is what
-    XNNPACK has kernels for, and costs the memory of a patch for every output; ``convolution`` is what LiteRT for
-    Microcontrollers has. Defaults to convolution."""
+    """What a convolution of INT4 weights (``low_bit_storage: size``) becomes. ``fully_connected`` over patches is what
+    XNNPACK has kernels for; the file grows by about 1,500 bytes for a 3x3 kernel, which 3,000 weights make up for, and
+    a patch for every output is held in memory twice. ``convolution`` is what LiteRT for Microcontrollers has. Defaults
+    to convolution."""
     c_array: bool = False
     """Also write the file as C source and header, for TensorFlow Lite Micro. Off by default."""
     time_limit_s: float | None = Field(default=None, gt=0)
@@ -49,6 +52,15 @@ class ConversionSettings(Schema):
     memory_limit_mb: float | None = Field(default=None, gt=0)
     """MiB of memory that the converting process may hold, TensorFlow's own (about 600) included; Linux only.
     Defaults to no limit."""
+
+    @model_validator(mode="after")
+    def _for_one_runtime(self) -> ConversionSettings:
+        if self.c_array and self.int4_convolutions == "fully_connected":
+            raise ValueError(
+                "int4_convolutions: fully_connected is for XNNPACK, and c_array for LiteRT for Microcontrollers, which "
+                "refuses INT4 weights there. Received: both. Remedy: int4_convolutions=convolution"
+            )
+        return self
 
     def io_types(self, number_format: NumberFormat) -> tuple[IoType, IoType]:
         """Types of input and output in `number_format`."""
