@@ -4,6 +4,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tfcompress.convert.flatbuffer import Flatbuffer, _values
+from tfcompress.convert.strip import strip_names
+from tfcompress.evaluate.prediction import predict
 from tfcompress.vocabulary.errors import ConversionError
 
 
@@ -93,3 +95,31 @@ def test_damage_is_refused_or_read_but_never_crashes(int8_file, data):
     except ConversionError:
         return
     assert len(flat.graphs) >= 1
+
+
+def with_constants_behind(content):
+    """The file with its constants behind the tables, told by offset and size."""
+    from ai_edge_litert import schema_py_generated as schema
+    from ai_edge_litert.tools import flatbuffer_utils
+
+    model = flatbuffer_utils.convert_bytearray_to_object(bytearray(content))
+    constants = {i: bytes(b.data) for i, b in enumerate(model.buffers) if b.data is not None and len(b.data)}
+    for index in constants:
+        model.buffers[index].data = None
+        model.buffers[index].offset = model.buffers[index].size = 1
+    made = bytearray(flatbuffer_utils.convert_object_to_bytearray(model))
+    for index, data in constants.items():
+        made += bytes(-len(made) % 16)
+        table = schema.Model.GetRootAs(made, 0).Buffers(index)
+        flatbuffer_utils.update_packed_buffer(table, offset=len(made), size=len(data))
+        made += data
+    return bytes(made)
+
+
+def test_constants_behind_the_tables_are_read_and_stripped_files_hold_them(int8_file, network):
+    behind = with_constants_behind(int8_file)
+    assert b"TFL3" in behind
+    for before, after in zip(Flatbuffer(int8_file).tensors, Flatbuffer(behind).tensors, strict=True):
+        np.testing.assert_array_equal(before.data, after.data)
+    assert strip_names(behind) == strip_names(int8_file)
+    np.testing.assert_array_equal(predict(behind, network[1]), predict(strip_names(behind), network[1]))

@@ -24,7 +24,7 @@ def packed(model: Any) -> bytes:
     Constants are not shared: what tells them apart may be where they are.
 
     Args:
-        model: a `ModelT` of the schema, as `ai_edge_litert.tools.flatbuffer_utils` reads it.
+        model: a `ModelT` of the schema, as `flatbuffer.object_tree` reads it.
     """
     builder = _sharing_builder()(1024)
     with _shared_quantizations(model):

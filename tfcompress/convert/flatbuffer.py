@@ -126,6 +126,24 @@ class Graph:
         )
 
 
+def object_tree(content: bytes) -> Any:
+    """The objects of a .tflite file, `ModelT` of the schema, each constant in its buffer.
+
+    Writers of large models, the LiteRT quantizer from some hundred kilobytes on, put constants behind the tables.
+
+    Args:
+        content: the file's bytes, which are trusted to be complete.
+    """
+    from ai_edge_litert.tools import flatbuffer_utils
+
+    model = flatbuffer_utils.convert_bytearray_to_object(bytearray(content))
+    for buffer in model.buffers:
+        if buffer.offset:
+            buffer.data = np.frombuffer(content, np.uint8, buffer.size, buffer.offset)
+            buffer.offset = buffer.size = 0
+    return model
+
+
 # What the object reader raises where a damaged file sends it to places that do not exist.
 _DAMAGE = (struct.error, ValueError, TypeError, IndexError, KeyError, AttributeError, OverflowError)
 
@@ -141,12 +159,10 @@ class Flatbuffer(Graph):
     """
 
     def __init__(self, content: bytes) -> None:
-        from ai_edge_litert.tools import flatbuffer_utils
-
         if content[4:8] != b"TFL3":
             raise ConversionError("A .tflite file must carry the identifier TFL3; these bytes do not.")
         try:
-            model = flatbuffer_utils.convert_bytearray_to_object(bytearray(content))
+            model = object_tree(content)
             super().__init__(model, model.subgraphs[0])
             self.graphs = (self, *(Graph(model, graph) for graph in model.subgraphs[1:]))
             """All graphs, this main one first."""

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from tfcompress.convert.compact import packed
+from tfcompress.convert.flatbuffer import object_tree
 
 _VERSION = {"RESHAPE": 1, "FULLY_CONNECTED": 12}
 """The first for int8, where it is not 2; of FULLY_CONNECTED, for weights with a scale for each output channel."""
@@ -35,9 +36,7 @@ def int4_as_fully_connected(content: bytes) -> bytes:
     Returns:
         The changed file, or `content` itself where it has no such convolution.
     """
-    from ai_edge_litert.tools import flatbuffer_utils
-
-    model = flatbuffer_utils.convert_bytearray_to_object(bytearray(content))
+    model = object_tree(content)
     changed = [_Editor(model, graph).rewrite() for graph in model.subgraphs]
     return packed(model) if any(changed) else content
 

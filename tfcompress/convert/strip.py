@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tfcompress.convert.compact import packed
-from tfcompress.convert.flatbuffer import Flatbuffer, Graph
+from tfcompress.convert.flatbuffer import Flatbuffer, Graph, object_tree
 from tfcompress.vocabulary.errors import ConversionError
 
 
@@ -19,10 +19,8 @@ def strip_names(content: bytes) -> bytes:
     Raises:
         ConversionError: the bytes are no .tflite file, or the stripped file does not hold the same graph and constants.
     """
-    from ai_edge_litert.tools import flatbuffer_utils
-
     before = Flatbuffer(content)
-    model = flatbuffer_utils.convert_bytearray_to_object(bytearray(content))
+    model = object_tree(content)
     model.description = None
     used = {tensor.buffer for graph in model.subgraphs for tensor in graph.tensors}
     for entry in model.metadata or []:
