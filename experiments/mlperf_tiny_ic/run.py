@@ -7,6 +7,7 @@ interrupted one goes on.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -46,7 +47,7 @@ def made(recipe: str, seed: int) -> Result:
         models / FLOAT,
         "cifar10",
         HERE / f"{recipe}.yaml",
-        overrides=[f"taught.fit.distillation.teacher=[{models / LARGE}, float]"],
+        overrides=[f"taught.fit.distillation.teacher={json.dumps([str(models / LARGE), 'float'])}"],
         data_dir=DATA_DIR.value,
         out=out,
         reuse=[other for other in others if (other / RECORD_FILE).exists()],

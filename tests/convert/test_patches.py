@@ -6,12 +6,14 @@ from fixtures.models import inputs_for, run
 from pydantic import ValidationError
 
 from tfcompress import keras_door as kd
+from tfcompress.convert.arena import arena_bytes
 from tfcompress.convert.compact import packed
 from tfcompress.convert.converter import quantized_tflite
 from tfcompress.convert.flatbuffer import Flatbuffer
 from tfcompress.convert.patches import int4_as_fully_connected
 from tfcompress.convert.read_back import read_promises
 from tfcompress.convert.settings import ConversionSettings
+from tfcompress.convert.strip import strip_names
 from tfcompress.evaluate.delegation import delegation
 from tfcompress.evaluate.prediction import io_types, predict
 from tfcompress.shipping import ship
@@ -250,6 +252,14 @@ def test_a_weight_with_another_use_is_left_alone():
         content = edited(shipped(KINDS["same"])[0].content, change)
         assert convolved(content) == {"INT4"}
         assert int4_as_fully_connected(content) is content
+
+
+def test_what_it_costs_is_what_the_setting_says():
+    before = strip_names(shipped(KINDS["same"])[0].content)
+    shipment, _ = shipped(KINDS["same"], settings=ConversionSettings(int4_convolutions="fully_connected"))
+    assert len(shipment.content) - len(before) == pytest.approx(1500, abs=250)
+    patches = 11 * 9 * 9 * 4
+    assert arena_bytes(shipment.content) == pytest.approx(2 * patches, rel=0.1)
 
 
 def test_a_file_of_eight_bits_is_left_alone(int8_file):

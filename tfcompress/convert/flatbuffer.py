@@ -129,7 +129,8 @@ class Graph:
 def object_tree(content: bytes) -> Any:
     """The objects of a .tflite file, `ModelT` of the schema, each constant in its buffer.
 
-    Writers of large models, the LiteRT quantizer from some hundred kilobytes on, put constants behind the tables.
+    Writers of large models, the LiteRT quantizer among them, put constants behind the tables. LiteRT's own reader of
+    these makes lists of all vectors, which `packed` could not share.
 
     Args:
         content: the file's bytes, which are trusted to be complete.
